@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nirs_store.display import printable
 from nirs_store.errors import InvalidInput
 
 # -- Addresses that look like paths.
@@ -20,6 +21,9 @@ _KNOWN_SCHEME = re.compile(
     r"|abfss?|hdfs)(?:\+[a-z0-9]+)?:",
     re.IGNORECASE,
 )
+_OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "azure")
+# Parameters of a connection, as in "host=lab dbname=nirs password=...".
+_LIBPQ = re.compile(r"(?:^|\s)(?:host|hostaddr|port|dbname|user|password|service|sslmode)\s*=")
 
 
 class SharedPlace:
@@ -38,15 +42,27 @@ def refuse_address(value: Any, name: str) -> None:
         text = os.fspath(value)
     except TypeError:
         return  # no path at all, as the caller says
-    found = isinstance(text, str) and (_SCHEME.match(text) or _KNOWN_SCHEME.match(text))
-    if not found:
+    text = os.fsdecode(text)
+    if len(_LIBPQ.findall(text)) > 1:
+        raise InvalidInput(
+            f"{name}: expected a path, found the parameters of a connection ({printable(without_secrets(text))}). "
+            "Nothing was made. Write the address of a shared workspace as "
+            "postgresql://user@host/database?workspace=name."
+        )
+    found = _SCHEME.match(text) or _KNOWN_SCHEME.match(text)
+    if found is None and "://" not in text:
         return
-    if found[1].lower() == "file":
+    scheme = found[1].lower() if found else text.partition("://")[0]
+    if scheme == "file":
         advice = "Write the path itself, without file://."
+    elif scheme.startswith("postgres"):
+        advice = "Pass the address of a shared workspace as text that begins with postgresql://."
+    elif scheme in _OBJECT_STORES:
+        advice = "A workspace is a folder here; an object store can hold its blobs (blobs='s3://...')."
     else:
-        advice = f"Name a folder of this computer; one that is really called {found[1]}: is named by its absolute path."
+        advice = f"Name a folder of this computer; one that is really called {scheme}: is named by its absolute path."
     raise InvalidInput(
-        f"{name}: expected a path, found the address {without_secrets(text)!r}, which nirs_store does not open. "
+        f"{name}: expected a path, found the address {without_secrets(text)!r}, which nirs_store does not open here. "
         f"Nothing was made. {advice}"
     )
 
@@ -69,7 +85,8 @@ _SECRET = re.compile(
     r"|key|pat)([-_.]?(id|value|string))?",
     re.IGNORECASE,
 )
-_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/{1,2})([^/\s@?#]+)@")
+# A password that was not quoted may hold any sign: it ends at the last '@'.
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/{0,2})(?:[^/\s@?#:]*:\S*|[^/\s@?#]+)@")
 _QUERY = re.compile(r"([?&;])([^=&;#\s]+)=([^&;#\s]*)")
 _ASSIGNED = re.compile(
     r"\b(\w*(?:password|passwd|secret|token|api_?key|access_?key)\s*[=:]\s*[\"']?)[^\s\"',;&)]+",
@@ -78,6 +95,11 @@ _ASSIGNED = re.compile(
 _HEADER = re.compile(
     r"\b((?:authorization|x-[a-z-]*(?:key|token))\s*:\s*(?:bearer|basic|token)?\s*)\S.*", re.IGNORECASE
 )
+
+
+def is_secret(name: str) -> bool:
+    """Tell whether a parameter is called as secrets are."""
+    return _SECRET.fullmatch(name) is not None
 
 
 def without_secrets(text: str) -> str:

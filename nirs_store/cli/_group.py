@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from nirs_store.addresses import without_secrets
 from nirs_store.display import printable
 from nirs_store.errors import NirsStoreError, did_you_mean, quoted
 
@@ -89,6 +90,9 @@ class LazyGroup(Group):
         try:
             with clean_output():
                 return super().invoke(ctx)
+        except click.UsageError as error:
+            # It repeats words of the command, such as an address with a password, and its output may be a log.
+            raise click.UsageError(without_secrets(error.format_message()), error.ctx) from error
         except NirsStoreError as error:
             _say(ctx, str(error), error.exit_code, error)
         except OSError as error:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from nirs_store.addresses import refuse_address
+from nirs_store.addresses import refuse_address, without_secrets
 from nirs_store.blobs.backend import BlobBackend
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file
 from nirs_store.blobs.local import LocalFolder
@@ -118,8 +118,8 @@ def as_folder(value: Any, name: str) -> Path:
         text = None
     if not isinstance(text, str):
         raise InvalidInput(
-            f"{name}: expected the path of a folder (str or Path), found {type(value).__name__} {value!r}. Nothing was "
-            "changed."
+            f"{name}: expected the path of a folder (str or Path), found {type(value).__name__} "
+            f"{without_secrets(repr(value))[:200]}. Nothing was changed."
         )
     refuse_address(text, name)
     if not text or "\0" in text:

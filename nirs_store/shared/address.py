@@ -9,30 +9,35 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlencode
 
-from nirs_store.addresses import SharedPlace, without_secrets
+from nirs_store.addresses import SharedPlace, is_secret, without_secrets
+from nirs_store.blobs.bucket import parse_place
 from nirs_store.db.layout import network_filesystem
+from nirs_store.display import printable
 from nirs_store.errors import InvalidInput, did_you_mean
 
 # Options of ours in an address; all others are libpq's.
 _OWN = ("workspace", "replica", "patience", "pooler")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}")
 _PATIENCE = 300.0
+_ADDRESS = re.compile(r"postgres(?:ql)?://([^/?#]*)/?([^/?#]*)(?:\?([^#]*))?", re.IGNORECASE)
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.%A-Za-z]+)\]|([^:\[\]]*))(?::([0-9]*))?")
+_BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 @dataclass(frozen=True)
 class Address(SharedPlace):
-    """A shared workspace as a caller named it; can be pickled, and then leaves the password behind."""
+    """A shared workspace as a caller named it; a pickle of it has no passwords."""
 
     server: tuple[tuple[str, str], ...]
-    """What libpq is told, without a password."""
+    """Parameters for libpq, without secrets."""
     workspace: str
     blobs: str | None = None
     replica: Path | None = None
     patience: float = _PATIENCE
     pooler: bool = False
-    password: str | None = field(default=None, repr=False, compare=False)
+    secrets: tuple[tuple[str, str], ...] = field(default=(), repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         parts = (self.server, self.workspace, self.blobs, self.replica, self.patience, self.pooler)
@@ -40,25 +45,32 @@ class Address(SharedPlace):
 
     def __str__(self) -> str:
         params = dict(self.server)
-        where = params.pop("host", "") or params.pop("hostaddr", "")
-        port = params.pop("port", "")
-        user = params.pop("user", "")
-        text = f"{user}@{where}" if user else where
-        text = f"{text}:{port}" if port else text
-        query = urlencode(
-            {**params, "workspace": self.workspace} if "service" in params else {"workspace": self.workspace}
-        )
-        return f"postgresql://{text}/{params.get('dbname', '')}?{query}"
+        hosts, ports = params.get("host", "").split(","), params.get("port", "").split(",")
+        shown = {name: params[name] for name in ("service",) if name in params}
+        where = ""
+        if any(host.startswith(("/", "@")) for host in hosts):
+            # The folder of a socket cannot come before the path.
+            shown |= {name: params[name] for name in ("host", "port") if name in params}
+        else:
+            ports = ports if len(ports) == len(hosts) else ports[:1] * len(hosts)
+            where = ",".join(
+                (f"[{host.replace('%', '%25')}]" if ":" in host else quote(host))
+                + (f":{port}" if port else "")
+                for host, port in zip(hosts, ports, strict=True)
+            )
+        if "user" in params:
+            where = f"{quote(params['user'], safe='')}@{where}"
+        query = urlencode({**shown, "workspace": self.workspace}, quote_via=quote, safe="/,")
+        return f"postgresql://{where}/{quote(params.get('dbname', ''), safe='')}?{query}"
 
     @property
     def name(self) -> str:
-        """What a page calls the workspace."""
+        """The name of the workspace, which the page shows."""
         return self.workspace
 
     def libpq(self) -> dict[str, str]:
-        """Parameters of a connection."""
-        secret = {} if self.password is None else {"password": self.password}
-        return {**dict(self.server), **secret}
+        """Return the parameters of a connection."""
+        return dict(self.server + self.secrets)
 
 
 def parse(text: str | SharedPlace, *, blobs: str | os.PathLike[str] | None = None) -> Address:
@@ -66,51 +78,81 @@ def parse(text: str | SharedPlace, *, blobs: str | os.PathLike[str] | None = Non
     if isinstance(text, Address):
         return text
     if not isinstance(text, str):
-        raise TypeError(f"no address: {type(text).__name__}")
-    import psycopg
-    from psycopg.conninfo import conninfo_to_dict
-
-    parts = urlsplit(text.strip())
-    own: dict[str, str] = {}
-    rest = []
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name in _OWN:
-            own[name] = value
-        else:
-            rest.append((name, value))
-    masked = without_secrets(text)
+        raise TypeError(f"expected an address, found {type(text).__name__}")
+    masked = _masked(text)
+    params, own = _parameters(text.strip(), masked)
     name = own.get("workspace", "")
     if not _NAME.fullmatch(name):
         raise InvalidInput(
-            f"{masked}: expected an address with the name of a workspace, as in ?workspace=corn (letters, digits, "
-            f"'.', '_', '-', spaces), found {name!r}. Nothing was opened."
+            f"{masked}: expected an address with the name of a workspace, as in ?workspace=corn (up to 100 letters, "
+            f"digits, '.', '_', '-', spaces), found {name[:100]!r}. Nothing was opened."
         )
-    query = "&".join(f"{key}={quote(value, safe='/')}" for key, value in rest)
-    try:
-        found = conninfo_to_dict(urlunsplit(("postgresql", parts.netloc, parts.path, query, "")))
-    except psycopg.ProgrammingError as error:
-        known = [
-            *_OWN,
-            "sslmode",
-            "sslrootcert",
-            "service",
-            "connect_timeout",
-            "application_name",
-            "passfile",
-        ]
-        advice = "".join({did_you_mean(key, known) for key, _ in rest})
-        raise InvalidInput(f"{masked}: libpq refuses it: {error}.{advice} Nothing was opened.") from error
-    params = {key: str(value) for key, value in found.items() if value not in (None, "")}
-    password = params.pop("password", None)
+    from psycopg import pq
+
+    known = {option.keyword.decode(): option.dispchar == b"*" for option in pq.Conninfo.get_defaults()}
+    unknown = [key for key in params if key not in known]
+    if unknown:
+        advice = did_you_mean(unknown[0], [*_OWN, *known])
+        raise InvalidInput(f"{masked}: there is no option {unknown[0][:100]!r}.{advice} Nothing was opened.")
+    secret = {key: known[key] or is_secret(key) for key in params}
     return Address(
-        tuple(sorted(params.items())),
+        tuple(sorted(item for item in params.items() if not secret[item[0]])),
         name,
-        None if blobs is None else os.fspath(blobs),
+        None if blobs is None else str(parse_place(blobs)),
         Path(own["replica"]).expanduser().absolute() if own.get("replica") else None,
         _seconds(own.get("patience"), masked),
         _pooler(own.get("pooler"), masked),
-        password,
+        tuple(sorted(item for item in params.items() if secret[item[0]])),
     )
+
+
+def _masked(text: str) -> str:
+    # A password with '/', '?' or '#' ends where the last '@' is, whatever a parser would say.
+    return printable(without_secrets(re.sub(r"://.*@", "://***@", text.strip(), flags=re.DOTALL)))
+
+
+def _parameters(text: str, masked: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Split an address into parameters of libpq and ours; libpq's own words would repeat passwords."""
+
+    def refuse(reason: str) -> InvalidInput:
+        return InvalidInput(f"{masked}: {reason}. Nothing was opened.")
+
+    found = _ADDRESS.fullmatch(text)
+    if found is None or "@" in found[2]:
+        raise refuse(
+            "expected postgresql://user@host:port/database?workspace=name. Write '#', '?', '/' and '@' in a user name, "
+            "a password or a database as %23, %3F, %2F and %40"
+        )
+    pairs = [part.partition("=")[::2] for part in (found[3] or "").split("&") if part]
+    if not all(re.fullmatch(r"[A-Za-z_]+", key) for key, _ in pairs):
+        raise refuse("expected name=value, joined by '&', after the '?'")
+    user, _, hosts = found[1].rpartition("@")
+    name, _, password = user.partition(":")
+    places = [_HOST.fullmatch(place) for place in hosts.split(",")] if hosts else []
+    if not all(places) or any(place and place[3] and not 0 < int(place[3]) < 65536 for place in places):
+        raise refuse("expected the name of a host, or [::1], and a port from 1 to 65535 after a colon")
+    parts = [(place[1] or place[2] or "", place[3] or "") for place in places if place]
+    pairs += [("user", name), ("password", password), ("dbname", found[2])]
+    ports = ",".join(port for _, port in parts)
+    pairs += [("host", ",".join(host for host, _ in parts)), ("port", ports if ports.strip(",") else "")]
+    params: dict[str, str] = {}
+    own: dict[str, str] = {}
+    for key, value in pairs:
+        if not value:
+            continue
+        if _BAD_PERCENT.search(key + value):
+            raise refuse("a percent sign must be written as %25")
+        try:
+            value = unquote(value.replace("+", "%20") if key == "workspace" else value, errors="strict")
+        except UnicodeDecodeError:
+            raise refuse("what is written with percent signs is not UTF-8") from None
+        if not value.isprintable():
+            raise refuse("it has control characters")
+        target = own if key in _OWN else params
+        if key in target:
+            raise refuse(f"{key!r} is there twice")
+        target[key] = value
+    return params, own
 
 
 def _seconds(text: str | None, address: str) -> float:

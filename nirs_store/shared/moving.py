@@ -14,7 +14,7 @@ from nirs_store.blobs.backend import BlobBackend
 from nirs_store.blobs.durable import fsync_dir, remove_file
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.delta import LOCAL_KEYS, LOCAL_TABLES, digests, encode_images, plain_rows
-from nirs_store.db.layout import Layout
+from nirs_store.db.layout import Layout, as_folder
 from nirs_store.db.schema import SCHEMA_VERSION, TABLES, arrow_schema
 from nirs_store.db.session import Engine, Settings
 from nirs_store.errors import BlobMissing, InvalidInput, NirsStoreError, OverwriteRefused, StoreBusy
@@ -65,6 +65,7 @@ def share(
 
     Nothing of it can be seen under that name before all of it is there and was compared.
     """
+    folder = as_folder(folder, "folder")
     if address.blobs is None:
         raise InvalidInput(f"blobs: say where the blobs of {address} are to be. Nothing was changed.")
     engine = Engine.open(Settings(folder, create=False, read_only=dry_run))
@@ -225,6 +226,7 @@ def clone(
     address: Address, folder: Path, *, dry_run: bool = False, progress: Progress | None = None
 ) -> Moved:
     """Make an ordinary workspace of a shared one, as it is now, with all its blobs; an interrupted one goes on."""
+    folder = as_folder(folder, "folder")
     settings = Settings(Path(), shared=replace(address, replica=folder), create=False)
     if dry_run:
         settings = Settings(Path(), shared=address, create=False)

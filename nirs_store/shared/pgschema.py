@@ -11,6 +11,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from nirs_store.errors import InvalidInput
+
 VERSION = 1
 
 # Errors that the functions raise, in a class of SQLSTATE that nobody else uses.
@@ -203,6 +205,10 @@ def ensure(con: psycopg.Connection[Any]) -> None:
 
 def grant(con: psycopg.Connection[Any], role: str, right: str) -> None:
     """Give a role of the server the rights of a reader, a writer or an administrator, and no others."""
+    if con.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone() is None:
+        raise InvalidInput(
+            f"role: the server has no role {role!r}. Nothing was changed. Make it first: CREATE ROLE ... LOGIN."
+        )
     name = sql.Identifier(role)
     schema = sql.SQL("nirs_store")
     with con.transaction():

@@ -1,8 +1,7 @@
-"""Roles with the least rights, and what never leaves a process: passwords."""
+"""Roles with the least rights."""
 
 from __future__ import annotations
 
-import pickle
 import sys
 import uuid
 from typing import Any
@@ -13,7 +12,6 @@ from storekit import begin, whole_pipeline
 
 from nirs_store.errors import InvalidInput, NotAWorkspace, ReadOnlyStore
 from nirs_store.shared import pgschema
-from nirs_store.shared.address import parse
 from nirs_store.store import WorkspaceStore
 
 
@@ -71,36 +69,6 @@ def test_a_writer_records_and_touches_no_row_by_itself(
     ):
         with psycopg.connect(place) as con, pytest.raises(psycopg.errors.InsufficientPrivilege):
             con.execute(statement)
-
-
-def test_a_password_is_masked_and_never_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
-    address = parse(
-        "postgresql://ann:hunter2@lab.example:6543/nirs?workspace=corn&sslmode=verify-full",
-        blobs="file:///lab",
-    )
-    assert address.libpq()["password"] == "hunter2"
-    assert address.libpq()["sslmode"] == "verify-full"
-    copy = pickle.loads(pickle.dumps(address))
-    assert copy == address
-    assert "password" not in copy.libpq()
-    for text in (repr(address), str(address), str(pickle.dumps(address))):
-        assert "hunter2" not in text
-    assert str(address) == "postgresql://ann@lab.example:6543/nirs?workspace=corn"
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("postgresql://h/d", "name of a workspace"),
-        ("postgresql://h/d?workspace=../x", "name of a workspace"),
-        ("postgresql://h/d?workspace=corn&patience=soon", "patience: expected seconds"),
-        ("postgresql://h/d?workspace=corn&pooler=transaction", "loses the locks"),
-        ("postgresql://h/d?workspace=corn&colour=red", "libpq refuses it"),
-    ],
-)
-def test_addresses_that_make_no_sense_are_refused(text: str, words: str) -> None:
-    with pytest.raises(InvalidInput, match=words):
-        parse(text)
 
 
 def test_an_unknown_workspace_is_named_with_those_that_are_there(machine: Any, database: str) -> None:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nirs_store.addresses import is_shared
 from nirs_store.cli._group import Command, Group
-from nirs_store.cli._options import is_offline, json_option, offline_option, workspace_option
+from nirs_store.cli._options import WorkspacePlace, is_offline, json_option, offline_option, workspace_option
 from nirs_store.cli._output import print_json, print_rows, progress
 from nirs_store.cli._spectra import read_file, reading_options
+from nirs_store.display import printable
 from nirs_store.errors import InvalidInput, NirsStoreError
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command("init", cls=Command)
-@click.argument("directory", type=click.Path(path_type=Path), default=Path(), metavar="[DIR]")
+@click.argument("directory", type=WorkspacePlace(), default=Path(), metavar="[DIR]")
 @click.option(
     "--blobs",
     metavar="PLACE",
@@ -30,11 +32,16 @@ if TYPE_CHECKING:
 def command_init(directory: Path, blobs: str | None) -> None:
     """Create a workspace in DIR (default: this folder), with pipeline templates and a note.
 
-    Existing files are not changed; a second call changes nothing.
+    DIR may be the address of a shared workspace (postgresql://...), which needs --blobs when it is new. Existing files
+    are not changed; a second call changes nothing.
     """
     from nirs_store.scaffold import copy_workspace_template
     from nirs_store.store import WorkspaceStore
 
+    if is_shared(directory):
+        with WorkspaceStore(directory, blobs=blobs) as store:
+            click.echo(f"{printable(str(store._engine.settings.shared))} is a shared workspace.")
+        return
     existed = os.path.exists(directory / "store.duckdb")  # noqa: PTH110 (Path.exists raises for a name that is too long)
     with WorkspaceStore(directory, blobs=blobs) as store:
         root = store.workspace_path

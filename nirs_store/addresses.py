@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nirs_store.display import printable
 from nirs_store.errors import InvalidInput
 
 # -- Addresses that look like paths.
@@ -45,7 +44,7 @@ def refuse_address(value: Any, name: str) -> None:
     text = os.fsdecode(text)
     if len(_LIBPQ.findall(text)) > 1:
         raise InvalidInput(
-            f"{name}: expected a path, found the parameters of a connection ({printable(without_secrets(text))}). "
+            f"{name}: expected a path, found the parameters of a connection ({without_secrets(text)!r}). "
             "Nothing was made. Write the address of a shared workspace as "
             "postgresql://user@host/database?workspace=name."
         )

@@ -135,7 +135,9 @@ def read_spectra(
     if signal is not None or to is not None:
         spectra = convert(spectra, signal, to)
     ids = _ids(spectra, id_column)
-    marks = None if groups is None else _groups(spectra, groups)
+    marks = None
+    if groups is not None:
+        marks = _filled(spectra, groups, f"the column of groups {groups!r}", " Each sample needs a group.")
     return replace(
         spectra,
         ids=ids,
@@ -148,24 +150,18 @@ def read_spectra(
 
 def _ids(spectra: Spectra, name: str | None) -> NDArray[Any] | None:
     if name is not None:
-        column = spectra.column(name)
-        if column.null_count():
-            row = int(column.is_null().arg_true()[0])
-            raise InvalidInput(
-                f"{spectra.source.path.name}: id_column {name!r} is empty in sample {row + 1} ({spectra.places[row]})."
-            )
-        return plain(column)
+        return _filled(spectra, name, f"id_column {name!r}")
     found = id_name(spectra)
     return None if found is None else plain(spectra.references[found])
 
 
-def _groups(spectra: Spectra, name: str) -> NDArray[Any]:
+def _filled(spectra: Spectra, name: str, words: str, advice: str = "") -> NDArray[Any]:
+    """Return a column that has a value for each sample."""
     column = spectra.column(name)
     if column.null_count():
         row = int(column.is_null().arg_true()[0])
         raise InvalidInput(
-            f"{spectra.source.path.name}: the column of groups {name!r} is empty in sample {row + 1} "
-            f"({spectra.places[row]}). Each sample needs a group."
+            f"{spectra.source.path.name}: {words} is empty in sample {row + 1} ({spectra.places[row]}).{advice}"
         )
     return plain(column)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from nirs_store.addresses import user_path
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
-from nirs_store.reading.cells import is_missing, parse_channel, parse_number
+from nirs_store.reading.cells import is_missing, parse_number, parse_unit
 from nirs_store.reading.dialect import Unreadable, find_decimal, in_doubt
 from nirs_store.reading.grid import find_channels
 from nirs_store.reading.measured import Measured
@@ -44,7 +45,7 @@ def read_one(path: Path, options: Mapping[str, Any]) -> Spectra:
             )
         found = call_reader(reader, path, data, rest)
         if isinstance(found, Spectra):
-            return found if found.sources else _with_sources(found, source)
+            return found if found.sources else replace(found, source=source, sources=(source,))
         if not isinstance(found, Measured):
             raise Unreadable(
                 f"the reader {reader.name!r} returned {type(found).__name__}, not Spectra or Measured."
@@ -52,12 +53,6 @@ def read_one(path: Path, options: Mapping[str, Any]) -> Spectra:
         return spectra_from(found, source, reader.title, options.get("wavelength_unit"))
     except Unreadable as error:
         raise InvalidInput(f"{path.name}: {error}") from error
-
-
-def _with_sources(spectra: Spectra, source: Source) -> Spectra:
-    from dataclasses import replace
-
-    return replace(spectra, source=source, sources=(source,))
 
 
 def spectra_from(
@@ -169,12 +164,12 @@ def _rows(words: str) -> str:
 def _set_unit(table: TextTable, given: str | None) -> None:
     if given is None:
         return
-    parsed = parse_channel(f"1000 {given}")
-    if parsed is None or parsed[1] is None or parsed[0] != 1000:
+    parsed = parse_unit(given)
+    if parsed not in ("nm", "cm-1"):
         raise Unreadable(f"wavelength_unit: expected 'nm' or 'cm-1', found {given!r}.")
-    if table.unit_from == "header" and table.unit not in (None, parsed[1]):
+    if table.unit_from == "header" and table.unit not in (None, parsed):
         raise Unreadable(f"wavelength_unit: {given!r} was given, but the header says {table.unit!r}.")
-    table.unit, table.unit_from = parsed[1], "caller"
+    table.unit, table.unit_from = parsed, "caller"
 
 
 def typed(cells: Sequence[str], decimal: str, told: bool, ids: bool = False) -> pl.Series:

@@ -389,11 +389,8 @@ def _turned(rows: list[Row], start: int, stop: int) -> _Cells:
         names, columns, places = names[1:], [columns[chosen][1:]], [places[chosen]]
     rest = rows[stop:]
     for row in rest:
-        if sum(map(number_like, row.cells)) * 2 > width and width > 3 and number_like(row.cells[0]):
-            raise Unreadable(
-                f"line {row.line} ({row.cells[0]}, ...) does not go on with the wavelengths above it."
-            )
-        if number_like(row.cells[0]) and len(row.cells) >= width:
+        many = width > 3 and sum(map(number_like, row.cells)) * 2 > width
+        if number_like(row.cells[0]) and (many or len(row.cells) >= width):
             raise Unreadable(
                 f"line {row.line} ({row.cells[0]}, ...) does not go on with the wavelengths above it."
             )

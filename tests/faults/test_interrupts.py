@@ -24,7 +24,17 @@ _OURS = str(Path(nirs_store.__file__).parent)
 # Two kinds of line are left out. The end of a `with` block and a bare `try:` are lines for a tracer, but CPython
 # looks for signals at neither. And the few instructions of the package's own context managers that take or
 # give back a lock are a hole that CPython leaves in any such class; it is a microsecond wide.
-_BOOKKEEPING = {"__enter__", "__exit__", "_enter", "_leave", "_give_up", "release", "_let_go", "try_apply"}
+_BOOKKEEPING = {
+    "__enter__",
+    "__exit__",
+    "_enter",
+    "_leave",
+    "_give_up",
+    "release",
+    "_let_go",
+    "try_apply",
+    "_try_enter",
+}
 _MOMENTS = (KeyboardInterrupt, MemoryError)
 
 

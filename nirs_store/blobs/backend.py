@@ -18,8 +18,6 @@ from typing import NamedTuple, Protocol
 
 from nirs_store.blobs.durable import Buffer
 
-__all__ = ["BLOBS", "BlobBackend", "BlobStat", "hash_blob", "open_blob", "sizes", "stat_blob"]
-
 BLOBS = "artifacts/"
 """What the keys of the store's own blobs begin with; a user may register others."""
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
-__all__ = ["Bucket", "Place", "parse_place"]
-
 
 # -- Addresses.
 

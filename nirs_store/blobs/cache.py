@@ -13,8 +13,6 @@ import msgspec
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import call_in_children
 
-__all__ = ["ByteLRU", "CacheStats"]
-
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 D = TypeVar("D")

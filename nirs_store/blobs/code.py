@@ -38,22 +38,6 @@ from nirs_store.blobs.modules import (
 )
 from nirs_store.errors import CodeChanged, CodeChangedWarning, ReplayError
 
-__all__ = [
-    "CODE",
-    "Change",
-    "Held",
-    "Reliance",
-    "changes",
-    "check_code",
-    "describe_code",
-    "digest",
-    "dump",
-    "refuse_other_python",
-    "reliance",
-    "reliance_of",
-    "without_text",
-]
-
 #: The entry of a chain's metadata.
 CODE = "code"
 # Pinned, because the default of a newer Python would give the same model another name.

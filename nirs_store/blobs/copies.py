@@ -15,8 +15,6 @@ import weakref
 from io import BufferedIOBase
 from pathlib import Path
 
-__all__ = ["Copies", "cache_folder"]
-
 LIMIT = 4 << 30
 # A copy whose path was given away is not evicted so soon: nobody says when it is no longer needed.
 _LENT = 3600.0

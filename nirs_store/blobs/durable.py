@@ -25,22 +25,6 @@ from nirs_store.addresses import refuse_address
 from nirs_store.blobs.plain import share
 from nirs_store.errors import InvalidInput, NirsStoreError, ReadOnlyStore, WriteFailed
 
-__all__ = [
-    "Buffer",
-    "Draft",
-    "ensure_dir",
-    "fsync_dir",
-    "make_read_only",
-    "move_file",
-    "move_files",
-    "remove_file",
-    "remove_files",
-    "rename_if_absent",
-    "sync_file",
-    "write_error",
-    "write_file",
-]
-
 _BYTES_LIKE = (bytes, bytearray, memoryview)
 Buffer = bytes | bytearray | memoryview
 

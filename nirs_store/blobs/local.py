@@ -31,8 +31,6 @@ from nirs_store.blobs.durable import (
 from nirs_store.blobs.plain import blob_inside, identity_of, open_plain, stat_plain
 from nirs_store.errors import NirsStoreError, PathEscapes
 
-__all__ = ["LocalFolder", "aside_name"]
-
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 # A key that is made of a hash: where it leads is settled by its folder.
 _OWN = re.compile(r"artifacts/[0-9a-f]{2}/[0-9a-f]{64}\.[a-z0-9_-]+")

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["State", "kind_of", "running", "source_of", "state_of", "state_of_file", "user_modules"]
-
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None))
 _MAIN = ("__main__", "__mp_main__")
 

@@ -32,8 +32,6 @@ from nirs_store.errors import PathEscapes, SharedStoreUnreachable
 if TYPE_CHECKING:
     from obstore import ObjectMeta
 
-__all__ = ["OWNER", "Names", "ObjectBlobs", "Owner", "Waiting", "key_of", "name_of"]
-
 # The workspace whose objects lie below a prefix; a sign that no name of a key has makes it none of them.
 OWNER = "!workspace.json"
 _THREADS = 8

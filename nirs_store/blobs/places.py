@@ -20,8 +20,6 @@ from nirs_store.blobs.plain import read_plain
 from nirs_store.errors import CatalogDamaged, InvalidInput, SharedStoreUnreachable
 from nirs_store.ids import new_id
 
-__all__ = ["WorkspacePlaces", "backend_at", "remembered_backend", "settle_place"]
-
 
 class WorkspacePlaces(msgspec.Struct, frozen=True):
     """The folders and files of a workspace that matter here."""

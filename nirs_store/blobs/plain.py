@@ -17,21 +17,6 @@ from pathlib import Path, PurePath
 
 from nirs_store.errors import PathEscapes
 
-__all__ = [
-    "Identity",
-    "blob_inside",
-    "hash_file",
-    "identity_of",
-    "open_plain",
-    "pieces_of",
-    "read_plain",
-    "replace_plain",
-    "resolve_inside",
-    "share",
-    "stat_plain",
-    "touch_plain",
-]
-
 _WINDOWS = os.name == "nt"
 _FLAGS = (
     getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOINHERIT", 0)

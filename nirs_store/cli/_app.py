@@ -9,8 +9,6 @@ import click
 from nirs_store.cli._group import LazyGroup
 from nirs_store.cli._options import WORKSPACE, WorkspacePlace
 
-__all__ = ["app"]
-
 _HOME = "nirs_store.cli.commands"
 
 _COMMANDS = {

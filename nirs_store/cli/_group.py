@@ -14,8 +14,6 @@ from nirs_store.addresses import without_secrets
 from nirs_store.display import printable
 from nirs_store.errors import NirsStoreError, did_you_mean, quoted
 
-__all__ = ["Command", "Group", "LazyGroup"]
-
 
 class Command(click.Command):
     """A command that takes ``--debug`` wherever it is written."""

@@ -15,22 +15,6 @@ from click.core import ParameterSource
 from nirs_store.addresses import is_shared
 from nirs_store.errors import InvalidInput, UntrustedBundle, did_you_mean
 
-__all__ = [
-    "WORKSPACE",
-    "Choice",
-    "as_options",
-    "confirm",
-    "dry_run_option",
-    "is_offline",
-    "json_option",
-    "offline_option",
-    "store_option",
-    "trust_options",
-    "workspace_option",
-    "yes_option",
-]
-
-
 # -- A choice between words that answers a misspelt one with the nearest.
 
 

@@ -20,26 +20,6 @@ import click
 from nirs_store.display import printable
 from nirs_store.errors import shortened
 
-__all__ = [
-    "CleanOutput",
-    "cell_text",
-    "clean_output",
-    "fitting",
-    "human_bytes",
-    "moment",
-    "number",
-    "numbers",
-    "on_terminal",
-    "plain_text",
-    "print_data",
-    "print_fields",
-    "print_json",
-    "print_rows",
-    "print_table",
-    "progress",
-    "short_id",
-]
-
 _GAP = "  "
 _LEAST_WIDTH = 12
 

@@ -14,8 +14,6 @@ from nirs_store.display import printable
 if TYPE_CHECKING:
     from nirs_store.reading import Spectra
 
-__all__ = ["read_file", "reading_options", "stored_name"]
-
 Function = TypeVar("Function", bound=Callable[..., Any])
 _OPTIONS = (
     click.option(

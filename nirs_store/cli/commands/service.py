@@ -25,15 +25,6 @@ if TYPE_CHECKING:
     from nirs_store.service.monitor import Monitoring
     from nirs_store.store import WorkspaceStore
 
-__all__ = [
-    "command_challenge",
-    "command_correct",
-    "command_measurements",
-    "command_monitor",
-    "command_references",
-    "command_update",
-]
-
 _since = click.option(
     "--since", metavar="MOMENT", help="Measured at or after this time, e.g. 2026-03-01; UTC."
 )

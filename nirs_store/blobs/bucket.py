@@ -154,7 +154,7 @@ def _check_endpoint(url: str, where: str, *, allow_http: bool) -> bool:
         raise _refused(where, f"endpoint: expected https://host:port, found {without_secrets(url)!r}")
     if parts.scheme == "https":
         return False
-    if not (allow_http or _is_loopback(host)):
+    if not (allow_http or is_loopback(host)):
         raise _refused(
             where,
             f"the endpoint http://{parts.netloc} would send data and credentials unencrypted; use https, or say "
@@ -163,7 +163,8 @@ def _check_endpoint(url: str, where: str, *, allow_http: bool) -> bool:
     return True
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this computer."""
     if host.lower() == "localhost":
         return True
     try:
@@ -331,6 +332,11 @@ def _reason(error: BaseException) -> tuple[bool, str]:
     words = _URL.sub("", text.partition("Debug source")[0])
     if re.search(r"[Cc]redential|[Tt]oken", words):
         return False, _NO_CREDENTIALS
+    if "InvalidCertificate" in text:
+        return (
+            False,
+            "its certificate is not trusted or not for this host (SSL_CERT_FILE names your own ones)",
+        )
     if re.search(r"timed ?out|TimedOut|Timeout|deadline", text):
         return True, "it did not answer in time"
     if "Connect" in text:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
+from nirs_store.blobs.bucket import is_loopback
 from nirs_store.errors import (
     InvalidInput,
     NirsStoreError,
@@ -34,7 +35,9 @@ _PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 # What a server says that will be itself again: shutting down, starting, out of connections or space, a deadlock.
 _PASSING = ("08", "57P", "53", "40")
 _HOPELESS = re.compile(
-    r"authentication failed|no password supplied|pg_hba\.conf|does not exist|not permitted to log in|certificate|SSL",
+    # Not "SSL error", which is also what a server says that is killed.
+    r"authentication failed|no password supplied|pg_hba\.conf|does not exist|not permitted to log in|certificate|"
+    r"does not support SSL|wrong version number|unknown ca|invalid \w+ value|definition of service",
     re.IGNORECASE,
 )
 _KEEPALIVE = {
@@ -99,6 +102,11 @@ class Server:
             case "42501" | "25006":
                 return ReadOnlyStore(
                     f"{self.address}: this role may not do that: {text} Nothing was changed."
+                )
+            case code if (code or "")[:2] == "28" or (not code and _HOPELESS.search(text)):
+                return SharedStoreUnreachable(
+                    f"{self.address}: PostgreSQL refused the connection, or this computer did: {text} Nothing was "
+                    "changed. Correct the address, the user and password, or the certificates, and call again."
                 )
             case _:
                 return SharedStoreUnreachable(
@@ -179,6 +187,26 @@ class Server:
         if durable in ("off", "local"):
             con.execute("SET synchronous_commit = on")
         self._compare_clocks(clock)
+        self._look_at_encryption(con)
+
+    def _look_at_encryption(self, con: Connection) -> None:
+        host = con.info.hostaddr
+        mode = next((each.val for each in con.pgconn.info if each.keyword == b"sslmode"), None)
+        if not host or is_loopback(host) or (con.pgconn.ssl_in_use and mode == b"verify-full"):
+            return
+        key = f"{self.address} encryption"
+        if key not in _told:
+            _told.add(key)
+            found = (
+                "is encrypted, but nothing proves that it is the right server"
+                if con.pgconn.ssl_in_use
+                else "is not encrypted: who reads along on the network sees all data"
+            )
+            warnings.warn(
+                f"The connection to {self.address} {found}. Add sslmode=verify-full and sslrootcert=FILE (or =system) "
+                "to the address, or set PGSSLMODE and PGSSLROOTCERT.",
+                stacklevel=6,
+            )
 
     def _compare_clocks(self, clock: datetime) -> None:
         off = (datetime.now(UTC) - clock).total_seconds()
@@ -198,7 +226,7 @@ def _may_pass(error: psycopg.Error) -> bool:
     return not _HOPELESS.search(str(error))
 
 
-# Servers of whose clocks it was said that they differ.
+# What was said of servers: that their clocks differ, or that a connection is not safe.
 _told: set[str] = set()
 # Connections of a parent: psycopg does not end them here, and neither does this list.
 _inherited: list[Connection] = []

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from nirs_store.maintenance import check as checking
     from nirs_store.maintenance import deletion, findings, gc
     from nirs_store.maintenance import repair as repairing
+    from nirs_store.maintenance import shared as shared_care
     from nirs_store.plots._figure import Figure
     from nirs_store.records import chain_list, metrics, search, user_sql, views
     from nirs_store.service import api as calibrations_api
@@ -91,6 +92,7 @@ else:
     retention_api = later("nirs_store.history.retention")
     sample_references = later("nirs_store.service.references")
     screening = later("nirs_store.screening")
+    shared_care = later("nirs_store.maintenance.shared")
     search = later("nirs_store.records.search")
     statistics_api = later("nirs_store.history.statistics")
     transfer = later("nirs_store.service.transfer")
@@ -2289,6 +2291,8 @@ class WorkspaceStore:
         """
         self._engine.flush()
         timeout = self._engine.settings.lock_timeout
+        if self._engine.settings.shared is not None and self._engine.settings.fresh:
+            return shared_care.check(self._engine, read_data=read_data)
         return checking.check(self._engine.access, self._engine.layout, read_data=read_data, timeout=timeout)
 
     @attempted("repair")
@@ -2298,6 +2302,9 @@ class WorkspaceStore:
         Blobs that do not fit their hash, and old ones that nothing names, move to ``quarantine/``; references
         are recounted; commits that cannot be applied are set aside; leftovers are removed. Rows whose data are
         lost are kept and named in the plan.
+
+        Of a shared workspace, the replica on this computer is compared with one that is built from the log, and
+        replaced by it where they differ. Blobs that are missing or damaged are put back if this computer has a copy.
 
         Parameters
         ----------
@@ -2316,6 +2323,16 @@ class WorkspaceStore:
         ------
         StoreBusy, WriteFailed, ReadOnlyStore
         """
+        if self._engine.settings.shared is not None:
+            if restore_catalog:
+                raise InvalidInput(
+                    "restore_catalog: a replica is built again from the log instead. Nothing was changed."
+                )
+            if not self._engine.settings.fresh:
+                self._engine.check_writable()
+            plan = shared_care.repair(self._engine.settings, dry_run=dry_run)
+            self._forget()
+            return plan
         plan = repairing.repair(self._engine, dry_run=dry_run, restore_catalog=restore_catalog)
         if not dry_run:
             self._forget()

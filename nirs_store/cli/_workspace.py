@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
+from nirs_store.addresses import is_shared
 from nirs_store.cli._options import is_offline
+from nirs_store.db.session import Settings
 from nirs_store.errors import UnknownId, did_you_mean, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.records import queries as overview
@@ -52,6 +54,18 @@ def open_store(workspace: Path | str) -> WorkspaceStore:
         There is none; nothing is created.
     """
     return WorkspaceStore(workspace, create=False, fresh=not is_offline())
+
+
+def shared_settings(workspace: Any) -> Settings | None:
+    """Return how to open the shared workspace at an address; None for a folder."""
+    if not is_shared(workspace):
+        return None
+    from nirs_store.shared import needed
+
+    needed()
+    from nirs_store.shared.address import parse
+
+    return Settings(Path(), shared=parse(workspace), create=False)
 
 
 def ask(store: WorkspaceStore, question: Callable[..., Answer], *arguments: Any) -> Answer:

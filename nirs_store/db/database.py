@@ -81,7 +81,7 @@ class Database:
     ) -> None:
         self._layout = layout
         self._journal = journal
-        self._claims = claims
+        self.claims = claims
         self._writable = writable
         self._options = options
         self._on_idle = on_idle
@@ -457,7 +457,7 @@ class Database:
         give_back(self._layout)
         # A gc that died left blobs aside. Its claims are read before the journal is applied.
         unsettled = not self.sweeping and any(True for _ in self._layout.blobs.list("", trashed=True))
-        claimed = self._claims.read(remove_dead=True) if unsettled else set()
+        claimed = self.claims.read(remove_dead=True) if unsettled else set()
         con = self._apply(deadline, at_most=None if unsettled else at_most, tidying=unsettled)
         if unsettled:
             self._run(lambda con: settle_trash(con, self._layout.blobs, claimed), con)

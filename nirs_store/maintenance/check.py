@@ -24,7 +24,7 @@ from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.db.apply import applied_ids
 from nirs_store.db.audit_chain import has_trail, read_head, verify_chain
-from nirs_store.db.claims import ClaimFolder, living, read_claims
+from nirs_store.db.claims import ClaimFolder, Claims, living
 from nirs_store.db.connection import Options
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.interrupts import interruptible
@@ -110,7 +110,7 @@ def check(
     findings: list[Finding] = []
     structure = Structure()
     with access.inspecting(timeout=timeout) as connect:
-        seen = look_around(layout)
+        seen = look_around(layout, access.claims)
         try:
             con = connect()
         except _UNOPENED as error:
@@ -216,7 +216,7 @@ class Surroundings:
         return found
 
 
-def look_around(layout: Layout) -> Surroundings:
+def look_around(layout: Layout, claims: Claims) -> Surroundings:
     """Look at everything beside the catalog. The lease is held, so nobody applies or collects meanwhile."""
     seen = Surroundings()
     # A gc that is deciding holds the lease alone; what is aside now was left by one that died.
@@ -228,7 +228,7 @@ def look_around(layout: Layout) -> Surroundings:
         else:
             seen.aside_strays.append(stray.rsplit("/", 1)[-1])
     seen.alive = set(living(layout))
-    seen.claimed = read_claims(layout, remove_dead=False)
+    seen.claimed = claims.read(remove_dead=False)
     seen.dead_claims = [f"journal/claims/{name}" for name in _names(layout.claims) if name not in seen.alive]
     _read_commits(layout, seen)
     seen.leftovers = [path.relative_to(layout.root).as_posix() for path in leftovers(layout, seen.alive)]
@@ -605,7 +605,7 @@ def _look_again(access: Database, layout: Layout, suspects: list[Expected], time
     with access.inspecting(timeout=timeout) as connect:
         bad = hash_files(layout.blobs, suspects)
         try:
-            rows = Inspection(connect(), look_around(layout).segments).blobs()
+            rows = Inspection(connect(), look_around(layout, access.claims).segments).blobs()
         except (*_UNOPENED, duckdb.Error):
             return [each for _, each in bad]  # said already
         named = {row.artifact_id for row in rows}

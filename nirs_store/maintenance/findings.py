@@ -47,6 +47,17 @@ KINDS: dict[str, tuple[Severity, str]] = {
         "Compare with an export of the trail that is kept elsewhere. `nirs-store audit head` takes the trail as it is "
         "now for the one to go on from.",
     ),
+    # A shared workspace: its log, and this computer's replica.
+    "log_damaged": (
+        "error",
+        "Run `nirs-store shared snapshot --truncate 0` on a computer whose replica is up to date: new computers then "
+        "start from its snapshot.",
+    ),
+    "replica_damaged": ("error", "`nirs-store repair` builds it again from the log."),
+    "replica_differs": (
+        "error",
+        "`nirs-store repair` on each of these computers compares its replica with the log, and builds it again.",
+    ),
     # Its rows.
     "change_deferred": ("warning", _MAY_COME),
     "rows_dropped": ("info", ""),

@@ -270,6 +270,10 @@ class RepairPlan:
         Blobs that a gc set aside when it died: put back, or removed when nothing names them.
     leftovers, dead_claims : tuple of str
         Files removed.
+    rebuild : str or None
+        Why the replica of a shared workspace on this computer is built again from the log; None where it is right.
+    put_back : tuple of str
+        Missing or damaged blobs of a shared workspace of which this computer has a copy, which is put back.
     kept : tuple of Finding
         What no repair can heal. Rows whose data are lost stay as they are.
     """
@@ -286,11 +290,17 @@ class RepairPlan:
     leftovers: tuple[str, ...] = ()
     dead_claims: tuple[str, ...] = ()
     kept: tuple[Finding, ...] = ()
+    rebuild: str | None = None
+    put_back: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to do."""
-        return self.restore_from is None and not any(items for _, items in self._actions())
+        return (
+            self.restore_from is None
+            and self.rebuild is None
+            and not any(items for _, items in self._actions())
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data."""
@@ -305,6 +315,8 @@ class RepairPlan:
                 "commits are gone from the journal.",
                 "    Nothing else is done now; check and repair again afterwards.",
             ]
+        if self.rebuild is not None:
+            lines += [f"Build the replica {self.workspace} again from the log.", f"    {self.rebuild}"]
         for words, items in self._actions():
             lines += _listed(f"{words} ({len(items)})", items)
         lines += _listed(f"Lost or left as it is ({len(self.kept)})", self.kept)
@@ -312,6 +324,7 @@ class RepairPlan:
 
     def _actions(self) -> list[tuple[str, tuple[Any, ...]]]:
         return [
+            ("Put blobs back from the copies on this computer", self.put_back),
             ("Move blobs that do not fit their hash to quarantine/", self.bad_blobs),
             ("Move blobs that no row names to quarantine/", self.orphans),
             ("Give artifacts that chains name their row again", self.add_rows),

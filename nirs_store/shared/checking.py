@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from nirs_store.blobs.backend import BLOBS
 from nirs_store.db.session import Engine, Settings
+from nirs_store.db.sql import execute
 from nirs_store.shared.log import SharedLog
 from nirs_store.shared.opening import open_engine
 from nirs_store.shared.pg import Connection
@@ -24,6 +24,9 @@ class Computer:
     behind: int
     seen_at: datetime
     library: str
+    compared: int | None = None
+    """The commit at which a check last took the digest of its rows."""
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,12 @@ class Status:
         Replicas, and how many commits they lacked.
     rejected, condemned
         Commits that could not be applied; objects that a gc gave up and has not deleted yet.
-    blobs
-        Where the blobs are.
+    blobs, n_blobs, blob_bytes
+        Where the blobs are, how many, and their bytes.
+    schema
+        The version of the catalog's schema.
+    replica
+        The folder of the replica on this computer.
     """
 
     workspace: str
@@ -56,6 +63,10 @@ class Status:
     rejected: int
     condemned: int
     blobs: str
+    schema: int
+    n_blobs: int
+    blob_bytes: int
+    replica: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return the same as plain data."""
@@ -69,14 +80,21 @@ def status(settings: Settings) -> Status:
     """Ask the server of a shared workspace how it is."""
     engine = open_engine(settings)
     try:
-        log = _log(engine)
+        log = log_of(engine)
         alive = engine.claims.living()
-        return log.server.run(lambda con: _status(con, log, alive))
+        sql = (
+            "SELECT count(*), coalesce(sum(size), 0) FROM "
+            "(SELECT any_value(size_bytes) AS size FROM blobs GROUP BY artifact_path)"
+        )
+        ((count, size),) = engine.query(lambda con: execute(con, sql).fetchall())
+        found = log.server.run(lambda con: _status(con, log, alive))
+        return replace(found, n_blobs=int(count), blob_bytes=int(size), replica=str(engine.layout.root))
     finally:
         engine.close()
 
 
-def _log(engine: Engine) -> SharedLog:
+def log_of(engine: Engine) -> SharedLog:
+    """Return the log of a shared workspace that is open."""
     log = engine.journal
     assert isinstance(log, SharedLog)
     return log
@@ -84,8 +102,10 @@ def _log(engine: Engine) -> SharedLog:
 
 def _status(con: Connection, log: SharedLog, alive: list[str]) -> Status:
     ws = log.workspace_id
-    head, floor, snapshot, blobs = _row(
-        con, "SELECT head, floor, snapshot_n, blobs_url FROM nirs_store.workspaces WHERE ws = %s", [ws]
+    head, floor, snapshot, blobs, schema = _row(
+        con,
+        "SELECT head, floor, snapshot_n, blobs_url, schema_version FROM nirs_store.workspaces WHERE ws = %s",
+        [ws],
     )
     size, rejected, condemned = _row(
         con,
@@ -99,7 +119,8 @@ def _status(con: Connection, log: SharedLog, alive: list[str]) -> Status:
         [ws, alive],
     ).fetchall()
     replicas = con.execute(
-        "SELECT machine, n, seen_at, library FROM nirs_store.replicas WHERE ws = %s ORDER BY machine", [ws]
+        "SELECT machine, n, seen_at, library, digest_n, digest FROM nirs_store.replicas WHERE ws = %s ORDER BY machine",
+        [ws],
     ).fetchall()
     return Status(
         str(log.server.address),
@@ -108,32 +129,32 @@ def _status(con: Connection, log: SharedLog, alive: list[str]) -> Status:
         int(floor),
         None if snapshot is None else int(snapshot),
         tuple(f"{host}, process {pid}, as {user}" for host, pid, user in holders),
-        tuple(Computer(machine, int(head - n), seen, library) for machine, n, seen, library in replicas),
+        tuple(Computer(machine, int(head - n), *rest) for machine, n, *rest in replicas),
         int(rejected),
         int(condemned),
         str(blobs),
+        int(schema),
+        0,
+        0,
+        "",
     )
 
 
-def check(engine: Engine, *, read_data: bool = False) -> list[str]:
-    """Compare the log, the objects and this computer's replica with each other; returns what does not fit.
+def check_log(engine: Engine, *, read_data: bool = False) -> list[str]:
+    """Look whether the log is whole; returns what is wrong with it.
 
     With `read_data`, the bytes of every commit in the log are hashed.
     """
-    log = _log(engine)
+    log = log_of(engine)
     ws = log.workspace_id
     found: list[str] = []
-    rows = log.server.run(
-        lambda con: con.execute(
-            "SELECT l.n FROM nirs_store.log l JOIN nirs_store.workspaces w ON w.ws = l.ws "
-            "WHERE l.ws = %s AND l.n > w.floor ORDER BY l.n",
-            [ws],
-        ).fetchall()
+    # One statement: others commit meanwhile.
+    sql = (
+        "SELECT w.head, w.floor, array_agg(l.n) FILTER (WHERE l.n IS NOT NULL) FROM nirs_store.workspaces w "
+        "LEFT JOIN nirs_store.log l ON l.ws = w.ws AND l.n > w.floor WHERE w.ws = %s GROUP BY w.head, w.floor"
     )
-    head, floor = log.server.run(
-        lambda con: _row(con, "SELECT head, floor FROM nirs_store.workspaces WHERE ws = %s", [ws])
-    )
-    there = {int(n) for (n,) in rows}
+    head, floor, numbers = log.server.run(lambda con: _row(con, sql, [ws]))
+    there = set(numbers or ())
     missing = sorted(set(range(floor + 1, head + 1)) - there)
     if missing:
         found.append(f"commits that the log lacks: {len(missing)}, the first of them {missing[0]}")
@@ -142,20 +163,21 @@ def check(engine: Engine, *, read_data: bool = False) -> list[str]:
         found.append(f"commits above the head {head} of the log: {len(beyond)}")
     if read_data:
         found += _damaged(log, sorted(there))
-    blobs = engine.query(
-        lambda con: dict(
-            con.execute("SELECT artifact_path, any_value(size_bytes) FROM blobs GROUP BY 1").fetchall()
-        )
-    )
-    listed = set(engine.layout.blobs.list(BLOBS))
-    lost = sorted(set(blobs) - listed)
-    if lost:
-        found.append(f"blobs that rows name and that are missing: {len(lost)}, the first of them {lost[0]}")
-    for key in sorted(set(blobs) & listed):
-        stat = engine.layout.blobs.stat(key)
-        if stat is not None and stat.size != blobs[key]:
-            found.append(f"{key} has {stat.size} bytes, and its row says {blobs[key]}")
     return found
+
+
+def who_differs(engine: Engine, number: int, digest: str) -> list[str]:
+    """Tell the others what this replica holds at a commit; returns those who hold something else there."""
+    log = log_of(engine)
+    told = [log.workspace_id, log.machine, number, digest]
+    asked = [log.workspace_id, number, digest, log.machine]
+    sql = (
+        "SELECT machine FROM nirs_store.replicas WHERE ws = %s AND digest_n = %s AND digest <> %s AND machine <> %s "
+        "ORDER BY machine"
+    )
+    log.say(number)
+    log.server.run(lambda con: con.execute("SELECT nirs_store.compared(%s, %s, %s, %s)", told))
+    return [str(row[0]) for row in log.server.run(lambda con: con.execute(sql, asked).fetchall())]
 
 
 def _damaged(log: SharedLog, numbers: list[int]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import socket
 import threading
@@ -33,6 +34,7 @@ _INLINE = 256 << 10
 # What is fetched at once, and how many commits are listed at once.
 _FETCH_BYTES = 16 << 20
 _LISTED = 10_000
+NO_END = (1 << 63) - 1
 # A server ends a change that does nothing for so long: its process was stopped. One that works says so in between.
 _SAY_EVERY = 60.0
 # After so long a connection for changes is given back: servers have few.
@@ -66,13 +68,22 @@ class SharedLog:
     whole = True
 
     def __init__(
-        self, server: Server, workspace_id: str, layout: Layout, bodies: LogBodies, library: str
+        self,
+        server: Server,
+        workspace_id: str,
+        layout: Layout,
+        bodies: LogBodies,
+        library: str,
+        *,
+        until: int | None = None,
     ) -> None:
         self.server = server
         self.workspace_id = workspace_id
         self._layout = layout
         self._bodies = bodies
         self._library = library
+        # Where a replica that is built for a comparison stops; the server is not told of it.
+        self._until = until
         self._changer = Server(server.address)
         # Under which name each claim of this process lives on the server, and how one that ended begins again.
         self.holders: dict[str, str] = {}
@@ -80,7 +91,7 @@ class SharedLog:
         # The thread that makes a direct change: it holds the head.
         self._holder: int | None = None
         # When the server may be told again how far this computer is.
-        self._say_again = self._changed = 0.0
+        self._say_again, self._changed = (0.0 if until is None else math.inf), 0.0
         self._change: _SharedChange | None = None
         self._own: set[str] = set()
         self._forget()
@@ -172,14 +183,18 @@ class SharedLog:
             self._changer.drop()
         if position is not None and time.monotonic() >= self._say_again:
             self._say_again = time.monotonic() + _SAY_EVERY
-            params = [
-                self.workspace_id,
-                f"{socket.gethostname()}:{self._layout.root}",
-                position.number,
-                self._library,
-            ]
             with contextlib.suppress(NirsStoreError):  # for people to look at, no more
-                self.server.run(lambda con: con.execute("SELECT nirs_store.seen(%s, %s, %s, %s)", params))
+                self.say(position.number)
+
+    @property
+    def machine(self) -> str:
+        """Computer and replica, as others see them."""
+        return f"{socket.gethostname()}:{self._layout.root}"
+
+    def say(self, number: int) -> None:
+        """Tell the server how far this computer is."""
+        params = [self.workspace_id, self.machine, number, self._library]
+        self.server.run(lambda con: con.execute("SELECT nirs_store.seen(%s, %s, %s, %s)", params))
 
     def position(self) -> Position:
         """Return where the replica is, which is open."""
@@ -215,7 +230,7 @@ class SharedLog:
         head, rejections = self.ask(lambda con: _one(con, sql, [self.workspace_id]))
         self._rejections = max(self._rejections, rejections)
         self._asked = asked
-        return int(head)
+        return int(head) if self._until is None else min(int(head), self._until)
 
     def pending(self) -> Sequence[Entry]:
         """List what the replica lacks, or the first ten thousand."""
@@ -225,9 +240,10 @@ class SharedLog:
             after = self._position.number
         sql = (
             "SELECT l.n, l.txid, l.bytes, r.reason FROM nirs_store.log l LEFT JOIN nirs_store.rejected r "
-            "ON r.ws = l.ws AND r.n = l.n WHERE l.ws = %s AND l.n > %s ORDER BY l.n LIMIT %s"
+            "ON r.ws = l.ws AND r.n = l.n WHERE l.ws = %s AND l.n > %s AND l.n <= %s ORDER BY l.n LIMIT %s"
         )
-        rows = self.ask(lambda con: con.execute(sql, [self.workspace_id, after, _LISTED]).fetchall())
+        until = NO_END if self._until is None else self._until
+        rows = self.ask(lambda con: con.execute(sql, [self.workspace_id, after, until, _LISTED]).fetchall())
         found = [Pulled(n, txid, self._name(n, txid), self, size, reason) for n, txid, size, reason in rows]
         for place, entry in enumerate(found, after + 1):
             if entry.number != place:

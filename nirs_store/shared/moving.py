@@ -98,7 +98,7 @@ def _share(engine: Engine, access: Database, address: Address, progress: Progres
                 progress(number, len(blobs))
             found = backend.stat(key)
             if found is None or found.size != size:
-                _put(engine.layout, backend, key)
+                put_from(engine.layout, backend, key)
         log = SharedLog(server, workspace_id, engine.layout, LogBodies(backend), library())
         for body, txid in access.settle(lambda con: list(_images(con))):
             log.commit_images(body, txid)
@@ -156,7 +156,8 @@ def _compare(address: Address, hidden: str, expected: dict[str, str]) -> None:
         )
 
 
-def _put(layout: Layout, backend: BlobBackend, key: str) -> None:
+def put_from(layout: Layout, backend: BlobBackend, key: str) -> None:
+    """Put a blob of a folder into another place."""
     try:
         file, found = layout.blobs.open(key)
     except FileNotFoundError as error:

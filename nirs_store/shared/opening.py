@@ -19,8 +19,11 @@ from nirs_store.shared.replica import ReplicaTooOld, new_meta, prepare
 from nirs_store.shared.sessions import SharedClaims
 
 
-def open_engine(settings: Settings) -> Engine:
-    """Open a shared workspace; makes it where it is not there, the role may, and an object store is named."""
+def open_engine(settings: Settings, *, until: int | None = None) -> Engine:
+    """Open a shared workspace; makes it where it is not there, the role may, and an object store is named.
+
+    With `until`, the replica gets no commit beyond that number.
+    """
     address: Address = settings.shared
     if not settings.fresh:
         from nirs_store.shared.offline import open_offline
@@ -41,7 +44,7 @@ def open_engine(settings: Settings) -> Engine:
             backend.claim()
         snapshots.start_from(server, workspace_id, backend, place, wait=settings.lock_timeout)
         layout = Layout(folder, backend)
-        log = SharedLog(server, workspace_id, layout, LogBodies(backend), library())
+        log = SharedLog(server, workspace_id, layout, LogBodies(backend), library(), until=until)
         parts = Parts(layout, log, SharedClaims(log, backend), new_meta(workspace_id))
         # A replica may always be made: it is this computer's own.
         replica = replace(settings, root=folder, create=True)
@@ -61,6 +64,20 @@ def open_engine(settings: Settings) -> Engine:
     ):
         snapshots.publish(engine, log, backend)
     return engine
+
+
+def workspace_id_of(settings: Settings) -> str:
+    """Ask the server for the id of a workspace that is there."""
+    server = Server(settings.shared)
+    try:
+        return server.run(lambda con: _workspace(con, settings.shared, create=False))[0]
+    finally:
+        server.close()
+
+
+def place_of(settings: Settings) -> Layout:
+    """Return where this computer's replica of a workspace is."""
+    return Layout(replica_folder(settings.shared, workspace_id_of(settings)))
 
 
 def parts_of(engine: Engine) -> tuple[SharedLog, SharedFolder | ObjectBlobs]:

@@ -56,7 +56,7 @@ CREATE TABLE nirs_store.rejected (
 );
 CREATE TABLE nirs_store.replicas (
     ws uuid NOT NULL, machine text NOT NULL, n bigint NOT NULL, seen_at timestamptz NOT NULL, library text NOT NULL,
-    PRIMARY KEY (ws, machine)
+    digest_n bigint, digest text, PRIMARY KEY (ws, machine)
 );
 """
 
@@ -173,6 +173,11 @@ RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = nirs_store, pg_temp
         ON CONFLICT (ws, machine) DO UPDATE SET n = excluded.n, seen_at = excluded.seen_at, library = excluded.library
 $$;
 
+CREATE OR REPLACE FUNCTION nirs_store.compared(p_ws uuid, p_machine text, p_n bigint, p_digest text)
+RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = nirs_store, pg_temp AS $$
+    UPDATE replicas SET digest_n = p_n, digest = p_digest WHERE ws = p_ws AND machine = p_machine
+$$;
+
 CREATE OR REPLACE FUNCTION nirs_store.key_gone(p_ws uuid, p_token text, p_generation int)
 RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = nirs_store, pg_temp AS $$
     UPDATE keys SET state = 'gone' WHERE ws = p_ws AND token = p_token AND generation = p_generation
@@ -186,7 +191,7 @@ $$;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA nirs_store FROM PUBLIC;
 """
 # What each role may call; a writer may do what a reader may, and an administrator what a writer may.
-_READER = ("seen",)
+_READER = ("seen", "compared")
 _WRITER = ("append", "lock_head", "reject", "begin_holder", "end_holder", "claim", "unclaim", "publish")
 _ADMIN = ("lock_claims", "condemn", "key_gone", "truncate")
 RIGHTS = {"reader": _READER, "writer": (*_READER, *_WRITER), "admin": (*_READER, *_WRITER, *_ADMIN)}

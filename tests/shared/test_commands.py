@@ -34,7 +34,7 @@ def test_a_lab_goes_from_a_folder_to_a_shared_workspace_and_back(
     assert "Copied" in run("share", str(folder), place, "--blobs", blobs, "--yes")
     assert "corn run" in run("runs", "-w", place)
     assert "corn run" in run("-w", place, "runs")
-    assert "Everything fits" in run("shared", "check", "-w", place, "--read-data")
+    run("check", "-w", place, "--read-data")
     assert "Published a snapshot" in run("shared", "snapshot", "-w", place, "--truncate", "0")
     found = json.loads(run("shared", "status", "-w", place, "--json"))
     assert found["snapshot"] == found["floor"] == found["commits"]
@@ -49,27 +49,39 @@ def test_what_is_lost_or_altered_is_found(machine: Any, database: str, tmp_path:
     whole_pipeline(one, run_id)
     one.flush()
     place = f"{database}?workspace=corn&replica={tmp_path / 'checked'}"
-    assert "Everything fits" in run("shared", "check", "-w", place, "--read-data")
+    run("check", "-w", place, "--read-data")
     (key,) = one._engine.layout.blobs.list("artifacts/")
     one._engine.layout.blobs.path(key).unlink()
     with psycopg.connect(database, autocommit=True) as con:
         con.execute("UPDATE nirs_store.log SET body = body || '\\x00' WHERE n = 1")
-    said = run("shared", "check", "-w", place, "--read-data", code=4)
+    said = run("check", "-w", place, "--read-data", code=4)
     assert "commit 1 is not what was committed" in said
-    assert "rows name and that are missing: 1," in said
+    assert key in said
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("shared", "status", "-w", "."), "expected the address of a shared workspace"),
-        (("runs", "-w", "postgresql://lab:hunter2@127.0.0.1:1/x?workspace=corn"), "did not do it"),
+        (("runs", "-w", "postgresql://lab:hunter2@127.0.0.1:1/x?workspace=corn&patience=0"), "did not do it"),
         (("runs", "-w", "postgresql://lab:hunter2@127.0.0.1/x"), "the name of a workspace"),
         (
             ("runs", "-w", "postgresql://lab:hunter2@127.0.0.1/x?workspace=corn&sslmoode=require"),
             "did you mean 'sslmode'",
         ),
-        (("check", "-w", "postgresql://lab:hunter2@127.0.0.1/x?workspace=corn"), "expected a path"),
+        (
+            ("check", "-w", "postgresql://lab:hunter2@127.0.0.1:1/x?workspace=corn&patience=0"),
+            "did not do it",
+        ),
+        (
+            (
+                "repair",
+                "--restore-catalog",
+                "-w",
+                "postgresql://lab:hunter2@127.0.0.1:1/x?workspace=corn&patience=0",
+            ),
+            "built again from the log",
+        ),
         (("runs", "-w", "s3://lab/x"), "which nirs_store does not open"),
     ],
 )

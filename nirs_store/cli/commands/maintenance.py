@@ -49,12 +49,17 @@ def command_check(ctx: click.Context, read_data: bool, as_json: bool, workspace:
     """Check that everything recorded is present and consistent.
 
     Nothing is changed, and recording can continue. The exit code is 4 if something is damaged or lost, else
-    0.
+    0. Of a shared workspace, its log and the replica on this computer are checked too.
     """
+    from nirs_store.cli._workspace import shared_settings
+    from nirs_store.maintenance import shared as shared_care
     from nirs_store.maintenance.check import check_workspace
 
     with progress("Reading models") as show:
-        report = check_workspace(workspace, read_data=read_data, progress=show)
+        if (settings := shared_settings(workspace)) is not None:
+            report = shared_care.check_address(settings, read_data=read_data, progress=show)
+        else:
+            report = check_workspace(workspace, read_data=read_data, progress=show)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -200,18 +205,30 @@ def command_repair(restore_catalog: bool, dry_run: bool, yes: bool, workspace: P
 
     The command reads every byte and prints its plan first. It moves damaged files to quarantine/ and never
     deletes them; it lists lost data and invents nothing. It asks for confirmation on a terminal and
-    needs --yes elsewhere.
+    needs --yes elsewhere. Of a shared workspace, the replica on this computer is replaced by one built from the
+    log where they differ, and lost models are put back from the copies here.
     """
+    from nirs_store.cli._workspace import shared_settings
+    from nirs_store.maintenance import shared as shared_care
     from nirs_store.maintenance.repair import plan_workspace_repair, repair_workspace
 
+    settings = shared_settings(workspace)
+    if settings is not None and restore_catalog:
+        raise click.UsageError("--restore-catalog is for a folder; a replica is built again from the log.")
     with progress("Reading models") as show:
-        plan = plan_workspace_repair(workspace, restore_catalog=restore_catalog, progress=show)
+        if settings is not None:
+            plan = shared_care.repair(settings, dry_run=True, progress=show)
+        else:
+            plan = plan_workspace_repair(workspace, restore_catalog=restore_catalog, progress=show)
     click.echo(str(plan))
     if restore_catalog and plan.restore_from is None:
         click.echo("The catalog is not restored: it can be read, or no migration kept a copy that can be.")
     if plan.empty or dry_run or not confirm("Do this?", yes):
         return
-    repair_workspace(workspace, plan)
+    if settings is not None:
+        shared_care.repair(settings, dry_run=False)
+    else:
+        repair_workspace(workspace, plan)
     click.echo("Done.")
 
 

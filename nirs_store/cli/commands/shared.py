@@ -118,7 +118,10 @@ def command_status(workspace: Path, as_json: bool) -> None:
     click.echo(
         f"{printable(found.workspace)}: {found.commits:,} commits, {human_bytes(found.log_bytes)} in the log"
     )
-    click.echo(f"Blobs: {printable(found.blobs)}")
+    click.echo(
+        f"Blobs: {found.n_blobs:,} ({human_bytes(found.blob_bytes)}) in {printable(found.blobs)}; schema {found.schema}"
+    )
+    click.echo(f"Replica on this computer: {printable(found.replica)}")
     snapshot = "none" if found.snapshot is None else f"up to commit {found.snapshot:,}"
     click.echo(f"Snapshot: {snapshot}; the log begins after commit {found.floor:,}")
     for word, count in (("rejected commits", found.rejected), ("objects to be deleted", found.condemned)):
@@ -128,33 +131,11 @@ def command_status(workspace: Path, as_json: bool) -> None:
         click.echo(f"Recording: {printable(living)}")
     for each in found.computers:
         lag = "up to date" if not each.behind else f"{each.behind:,} commits behind"
+        digest = "" if each.digest is None else f", digest {each.digest[:8]} at commit {each.compared:,}"
         click.echo(
-            f"{printable(each.machine)}: {lag}, seen {moment(each.seen_at)}, nirs_store {printable(each.library)}"
+            f"{printable(each.machine)}: {lag}, seen {moment(each.seen_at)}, nirs_store "
+            f"{printable(each.library)}{digest}"
         )
-
-
-@command.command("check", cls=Command)
-@click.option("--read-data", is_flag=True, help="Read and hash every commit in the log.")
-@workspace_option
-@click.pass_context
-def command_check(ctx: click.Context, workspace: Path, read_data: bool) -> None:
-    """Compare log, blobs and the replica of this computer.
-
-    The exit code is 4 if something is damaged or lost, else 0.
-    """
-    from nirs_store.shared import checking
-    from nirs_store.shared.opening import open_engine
-
-    engine = open_engine(_settings(workspace))
-    try:
-        findings = checking.check(engine, read_data=read_data)
-    finally:
-        engine.close()
-    for finding in findings:
-        click.echo(printable(finding))
-    if findings:
-        ctx.exit(4)
-    click.echo("Everything fits.")
 
 
 @command.command("snapshot", cls=Command)
@@ -202,12 +183,11 @@ def command_grant(workspace: Path, role: str, right: str) -> None:
 
 
 def _settings(workspace: Any) -> Any:
-    from nirs_store.addresses import is_shared
-    from nirs_store.db.session import Settings
-    from nirs_store.shared.address import parse
+    from nirs_store.cli._workspace import shared_settings
 
-    if not is_shared(workspace):
+    found = shared_settings(workspace)
+    if found is None:
         raise InvalidInput(
             f"--workspace: expected the address of a shared workspace (postgresql://...), found {str(workspace)!r}."
         )
-    return Settings(Path(), shared=parse(workspace), create=False)
+    return found

@@ -73,6 +73,12 @@ class ScreeningStore(RecordingStore, ReadsRuns, Protocol):
     def transaction(self) -> Any: ...
 
 
+def check_kept(keep: Any) -> None:
+    """Refuse what does not say how many candidates to keep."""
+    if keep not in ("best", "all") and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
+        raise InvalidInput(f"keep: expected 'best', 'all' or a number of candidates; found {keep!r}.")
+
+
 def screen(
     store: ScreeningStore,
     X: Any,
@@ -178,8 +184,7 @@ def screen(
     X, dataset_name = take_name(X, dataset_name)
     if n_jobs == 0 or not isinstance(n_jobs, (int, type(None))):
         raise InvalidInput(f"n_jobs is a number of processes, or -1 for all cores; found {n_jobs!r}.")
-    if keep not in ("best", "all") and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
-        raise InvalidInput(f"keep: expected 'best', 'all' or a number of candidates; found {keep!r}.")
+    check_kept(keep)
     one_of("rule", rule, RULES, "")
     groups_of = _plan(preprocess, model, components)
     plan = _check(groups_of, X, y, cv, given, dataset_name, metric, test)

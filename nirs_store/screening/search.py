@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from nirs_store.recording.rows import finite, step_entry
 from nirs_store.recording.steps import class_name, describe, json_safe, preprocessing_of, take_apart
 from nirs_store.scores import score_label
 from nirs_store.screening.board import text_table
-from nirs_store.screening.screen import Kept, ScreeningStore
+from nirs_store.screening.screen import Kept, ScreeningStore, check_kept
 
 _SHOWN = 10
 
@@ -157,8 +158,7 @@ def record_search(
         raise InvalidInput(
             f"search: expected a search of scikit-learn or a study of Optuna; found {search!r}."
         )
-    if keep not in ("best", "all") and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
-        raise InvalidInput(f"keep: expected 'best', 'all' or a number of candidates; found {keep!r}.")
+    check_kept(keep)
     X = resolve(store, X, target)
     y, given = take_spectra(X, y, wavelengths, wavelength_unit, sample_ids, groups, target, target_unit)
     X, dataset_name = take_name(X, dataset_name)
@@ -218,22 +218,14 @@ class _Recorder:
             fixed = FixedFolds(splitter, pairs)
             fitted = _fitted(search, data, pairs)
             candidates = _candidates(fitted)
-            own, run_id = run_id is None, run_id or self._begin(name or type(search).__name__, search, data)
-            try:
-                ids = self._save(run_id, type(search).__name__, candidates, data, splitter, scorer)
-                kept = self._keep(run_id, candidates, ids, fixed, labels, scorer, fitted.best_params_)
-            except BaseException as error:
-                self._fail(run_id if own else None, error)
-                raise
-            result = kept[0]
-            return self._finish(own, result, candidates, ids, scorer, fitted.best_params_, nested=False)
+            best = fitted.best_params_
+            with self._run(run_id, name or type(search).__name__, search, data) as run:
+                ids = self._save(run, type(search).__name__, candidates, data, splitter, scorer)
+                result = self._keep(run, candidates, ids, fixed, labels, scorer, best)[0]
+            return self._finish(run_id is None, result, candidates, ids, scorer, best, nested=False)
         # Every outer fold is fitted on fewer samples than there are.
         refuse_fixed_inner_folds((search,), [data.X.shape[0] - 1])
-        own, run_id = (
-            run_id is None,
-            run_id or self._begin(name or f"Nested {type(search).__name__}", search, data),
-        )
-        try:
+        with self._run(run_id, name or f"Nested {type(search).__name__}", search, data) as run:
             result = record_cross_validation(
                 self.store,
                 clone(search),
@@ -241,18 +233,15 @@ class _Recorder:
                 self.y,
                 cv=outer,
                 groups=self.given["groups"],
-                run_id=run_id,
+                run_id=run,
                 metadata=self.given["stored"],
                 **self.options,
             )
             chain = self.store.get_chain(result.chain_id) or {}
             final = self.store.load_artifact(chain["fold_artifacts"]["final"])
-            candidates = _candidates(final, _winners(self.store, run_id, result.chain_id, final.best_params_))
-            ids = self._save(run_id, f"{type(search).__name__}, all samples", candidates, data, None, scorer)
-        except BaseException as error:
-            self._fail(run_id if own else None, error)
-            raise
-        return self._finish(own, result, candidates, ids, scorer, final.best_params_, nested=True)
+            candidates = _candidates(final, _winners(self.store, run, result.chain_id, final.best_params_))
+            ids = self._save(run, f"{type(search).__name__}, all samples", candidates, data, None, scorer)
+        return self._finish(run_id is None, result, candidates, ids, scorer, final.best_params_, nested=True)
 
     def study(
         self,
@@ -283,17 +272,12 @@ class _Recorder:
         splitter, folds, labels = make_folds(cv, data, self.given["groups"], task)
         pairs = [(fold.train, fold.val) for fold in folds if fold.val is not None]
         scorer = f"objective of the study {study.study_name!r}, {'higher' if maximize else 'lower'} is better"
-        own, run_id = run_id is None, run_id or self._begin(name or study.study_name, None, data)
-        try:
-            ids = self._save(run_id, study.study_name, [*candidates, *lost], data, splitter, scorer)
-            fixed = FixedFolds(splitter, pairs)
-            result = self._keep(run_id, candidates, ids, fixed, labels, scorer, candidates[0].params)[0]
-        except BaseException as error:
-            self._fail(run_id if own else None, error)
-            raise
-        return self._finish(
-            own, result, [*candidates, *lost], ids, scorer, candidates[0].params, nested=False
-        )
+        best, every = candidates[0].params, [*candidates, *lost]
+        fixed = FixedFolds(splitter, pairs)
+        with self._run(run_id, name or study.study_name, None, data) as run:
+            ids = self._save(run, study.study_name, every, data, splitter, scorer)
+            result = self._keep(run, candidates, ids, fixed, labels, scorer, best)[0]
+        return self._finish(run_id is None, result, every, ids, scorer, best, nested=False)
 
     def _data(self, task: str, no_missing: str) -> Data:
         return check_data(
@@ -306,14 +290,20 @@ class _Recorder:
             no_missing=no_missing,
         )
 
-    def _begin(self, name: str, search: Any, data: Data) -> str:
+    @contextmanager
+    def _run(self, given: str | None, name: str, search: Any, data: Data) -> Iterator[str]:
+        """Yield the given run, or begin one, which an error marks failed."""
+        if given is not None:
+            yield given
+            return
         config = {"search": None if search is None else describe(search)}
         about = {"name": self.options["dataset_name"], "data_hash": content_hash(data.X, data.y)}
-        return self.store.begin_run(name, config, [about])
-
-    def _fail(self, run_id: str | None, error: BaseException) -> None:
-        if run_id is not None:
+        run_id = self.store.begin_run(name, config, [about])
+        try:
+            yield run_id
+        except BaseException as error:
             self.store.fail_run(run_id, f"{type(error).__name__}: {error}")
+            raise
 
     def _save(
         self,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +28,85 @@ FLUSH_AFTER = recorder.FLUSH_AFTER
 # Helpers that tests of several rooms share; children that tests start find them there too.
 sys.path.insert(0, str(Path(__file__).parent / "kit"))
 
-import sharedkit  # noqa: E402
+from contractkit import CONTRACT, KINDS, Workspaces, workspaces  # noqa: E402, F401 - fixtures
 from sharedkit import bucket, database, machine, s3, server  # noqa: E402, F401 - fixtures
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--workspace", choices=["folder", "shared"], default="folder",
-        help="what the tests of the store run on; those that look into the folder run on folders only",
+        "--workspace", choices=KINDS,
+        help="run the contract of the store on a folder, a shared workspace, or four replicas of one asked in turn; "
+        "without it, everything runs on folders, and what is marked `everywhere` on all three",
     )  # fmt: skip
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("workspace") == "shared":
-        of_a_folder = {"folder", "empty", "three", "recorded", "made"}
-        kept, left = [], []
-        for item in items:
-            wanted = set(inspect.signature(getattr(item, "function", pytest.fixture)).parameters)
-            (kept if "store" in wanted and not wanted & of_a_folder else left).append(item)
+    kind = config.getoption("workspace")
+    left = []
+    for item in items:
+        of_a_folder = item.get_closest_marker("of_a_folder")
+        if kind is not None and not _in_contract(item):
+            left.append(item)
+        elif of_a_folder is not None and _kind_of(item) != "folder":
+            item.add_marker(pytest.mark.skip(reason=f"of a folder: {of_a_folder.args[0]}"))
+    if left:
         config.hook.pytest_deselected(items=left)
-        items[:] = kept
+        items[:] = [item for item in items if item not in set(left)]
+
+
+def _in_contract(item: pytest.Item) -> bool:
+    """Tell whether a test is about what any workspace does; blobs in memory or in a bucket are a folder's."""
+    given = getattr(item, "callspec", None)
+    blobs = given.params.get("each_backend", "local") if given else "local"
+    where = (
+        item.path.relative_to(Path(__file__).parent).as_posix()
+        if item.path.is_relative_to(Path(__file__).parent)
+        else ""
+    )
+    return where.startswith(CONTRACT) and blobs == "local"
+
+
+def _kind_of(item: pytest.Item) -> str:
+    given = getattr(item, "callspec", None)
+    found: str = (
+        (given.params.get("workspace_kind") if given else None)
+        or item.config.getoption("workspace")
+        or "folder"
+    )
+    return found
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    everywhere = metafunc.definition.get_closest_marker("everywhere") is not None
+    if everywhere and metafunc.config.getoption("workspace") is None:
+        metafunc.parametrize("workspace_kind", KINDS, indirect=True)
+
+
+@pytest.fixture
+def workspace_kind(request: pytest.FixtureRequest) -> str:
+    """What a test runs on: a folder, a shared workspace, or four replicas of one."""
+    kind: str = getattr(request, "param", None) or request.config.getoption("workspace") or "folder"
+    return kind
+
+
+@pytest.fixture(autouse=True)
+def _what_stands_in_for_folders(request: pytest.FixtureRequest, workspace_kind: str) -> Iterator[None]:
+    """Whatever opens a folder gets what `--workspace` says."""
+    if workspace_kind == "folder":
+        yield
+        return
+    with request.getfixturevalue("workspaces")(workspace_kind).standing_in():
+        yield
+
+
+@pytest.fixture(scope="session")
+def folder_of_module(request: pytest.FixtureRequest) -> Callable[[], AbstractContextManager[None]]:
+    """For fixtures that open the workspace of a whole module."""
+    kind = request.config.getoption("workspace") or "folder"
+    if kind == "folder":
+        return nullcontext
+    found: Workspaces = request.getfixturevalue("workspaces")(kind)
+    return found.standing_in
 
 
 @pytest.fixture(autouse=True)
@@ -64,10 +122,13 @@ def by_the_clock(monkeypatch: pytest.MonkeyPatch, _nothing_is_committed_by_the_c
 
 
 @pytest.fixture(scope="session")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace that nothing was recorded in; copying it costs less than making a catalog."""
     path = tmp_path_factory.mktemp("empty") / "workspace"
-    WorkspaceStore(path).close()
+    if request.config.getoption("workspace") in (None, "folder"):
+        WorkspaceStore(path).close()
+    else:
+        path.mkdir()
     return path
 
 
@@ -78,12 +139,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(request: pytest.FixtureRequest, folder: Path, empty: Path) -> Iterator[WorkspaceStore]:
+def store(workspace_kind: str, folder: Path, empty: Path) -> Iterator[WorkspaceStore]:
     """An empty store."""
-    if request.config.getoption("workspace") == "shared":
-        yield from sharedkit.shared_store(request.getfixturevalue("machine"))
-        return
-    if not folder.exists():
+    if workspace_kind == "folder" and not folder.exists():
         shutil.copytree(empty, folder)
     with WorkspaceStore(folder) as opened:
         yield opened

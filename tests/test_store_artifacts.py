@@ -12,7 +12,7 @@ import joblib
 import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
-from storekit import begin, chain_of, let_go, segments, snapshot
+from storekit import begin, blob_root, chain_of, let_go, segments, snapshot
 
 from nirs_store import load_bundle
 from nirs_store.errors import (
@@ -53,16 +53,16 @@ def test_the_id_is_the_hash_of_the_file_and_anybody_can_load_the_file(store: Wor
     assert store.read_artifact(artifact_id) == path.read_bytes()
     found = store.get_artifact(artifact_id)
     assert found is not None
-    assert found["artifact_path"] == path.relative_to(store.workspace_path).as_posix()
+    assert found["artifact_path"] == path.relative_to(blob_root(store)).as_posix()
     assert (found["content_hash"], found["size_bytes"]) == (artifact_id, path.stat().st_size)
     assert (found["operator_class"], found["artifact_type"], found["format"]) == ("dict", "model", "joblib")
 
 
-def test_equal_content_is_one_file_and_two_references(store: WorkspaceStore, folder: Path) -> None:
+def test_equal_content_is_one_file_and_two_references(store: WorkspaceStore) -> None:
     first = store.save_artifact([1, 2], "list", "model")
     assert store.save_artifact([1, 2], "other.Class", "transformer") == first
     assert count(store, first) == 2
-    assert len(list((folder / "artifacts").rglob("*.joblib"))) == 1
+    assert len(list((blob_root(store) / "artifacts").rglob("*.joblib"))) == 1
 
 
 def test_equal_bytes_of_two_formats_are_one_file_that_the_row_names(
@@ -78,7 +78,7 @@ def test_equal_bytes_of_two_formats_are_one_file_that_the_row_names(
         store.get_artifact_path(first).unlink()
         other.save_artifact({"a": 1}, "dict", "document", "cloudpickle")
         other.flush()
-    assert [path.suffix for path in (folder / "artifacts").rglob("*.*")] == [".pkl"]
+    assert [path.suffix for path in (blob_root(store) / "artifacts").rglob("*.*")] == [".pkl"]
     assert store.load_artifact(first) == {"a": 1}
 
 
@@ -139,6 +139,7 @@ def test_each_load_gives_an_object_of_its_own(store: WorkspaceStore) -> None:
     assert store.load_artifact(artifact_id) == {"a": [1]}
 
 
+@pytest.mark.of_a_folder("it counts the commits in the journal")
 def test_an_artifact_can_be_used_before_it_is_on_disk(store: WorkspaceStore, folder: Path) -> None:
     before = len(segments(folder))
     artifact_id = store.save_artifact({"a": 1}, "dict", "model")
@@ -213,7 +214,7 @@ def test_a_deletion_by_another_store_is_an_unknown_id_and_not_a_lost_file(
 
 
 def register(store: WorkspaceStore, path: Any, artifact_id: str = "mine", **changes: Any) -> str:
-    file = store.workspace_path / str(path)
+    file = blob_root(store) / str(path)
     data = file.read_bytes() if file.is_file() else b""
     given: dict[str, Any] = {
         "content_hash": sha256_hex(data), "operator_class": "C", "artifact_type": "model", "format": "bytes",
@@ -224,7 +225,7 @@ def register(store: WorkspaceStore, path: Any, artifact_id: str = "mine", **chan
 
 @pytest.fixture
 def file(store: WorkspaceStore) -> str:
-    path = store.workspace_path / "exports" / "my model.bin"
+    path = blob_root(store) / "exports" / "my model.bin"
     path.parent.mkdir()
     path.write_bytes(b"payload")
     return "exports/my model.bin"
@@ -234,10 +235,10 @@ def test_a_file_of_the_workspace_can_be_registered_under_an_id_of_the_callers(
     store: WorkspaceStore, file: str
 ) -> None:
     assert register(store, file) == "mine"
-    assert register(store, store.workspace_path / file) == "mine"
+    assert register(store, blob_root(store) / file) == "mine"
     assert register(store, file, content_hash=f"sha256:{sha256_hex(b'payload')}") == "mine"
     assert store.load_artifact("mine") == b"payload"
-    assert store.get_artifact_path("mine") == store.workspace_path / file
+    assert store.get_artifact_path("mine") == blob_root(store) / file
     chain_id = chain_of(store, begin(store)[1], "mine")
     assert (store.get_chain(chain_id) or {})["fold_artifacts"] == {"fold_0": "mine"}
     assert count(store, "mine") == 3
@@ -258,13 +259,14 @@ def test_a_file_of_the_workspace_can_be_registered_under_an_id_of_the_callers(
     ],
 )
 def test_a_path_that_leaves_the_workspace_is_refused(store: WorkspaceStore, path: str) -> None:
-    (store.workspace_path.parent / "outside.bin").write_bytes(b"mine")
-    (store.workspace_path / "link").symlink_to("/etc")
+    (blob_root(store).parent / "outside.bin").write_bytes(b"mine")
+    (blob_root(store) / "link").symlink_to("/etc")
     with pytest.raises(PathEscapes):
         register(store, path, content_hash=sha256_hex(b"mine"), size_bytes=4)
     assert store.get_artifact("mine") is None
 
 
+@pytest.mark.of_a_folder("the catalog lies elsewhere than the blobs")
 @pytest.mark.parametrize("path", ["store.duckdb", "journal/lock"])
 def test_the_stores_own_machinery_is_no_artifact(store: WorkspaceStore, path: str) -> None:
     store.begin_run("r", {}, [])
@@ -302,7 +304,7 @@ def test_a_file_that_is_not_there_is_missing_and_an_id_names_one_content(
     with pytest.raises(FileNotFoundError):
         register(store, "exports/nothing.bin")
     register(store, file)
-    (store.workspace_path / "other.bin").write_bytes(b"something else")
+    (blob_root(store) / "other.bin").write_bytes(b"something else")
     with pytest.raises(InvalidInput, match="other content"):
         register(store, "other.bin")
 
@@ -315,7 +317,7 @@ SPECTRA = np.array([[0.0], [1.0], [2.0]])
 
 def register_line(store: WorkspaceStore, slope: float) -> str:
     """Register a model under an id of our own; gives its file."""
-    path = store.workspace_path / f"slope {slope}.joblib"
+    path = blob_root(store) / f"slope {slope}.joblib"
     joblib.dump(LinearRegression().fit(SPECTRA, slope * SPECTRA[:, 0]), path)
     register(store, path.name, "my model", format="joblib")
     return path.name
@@ -382,7 +384,7 @@ def test_what_is_remembered_of_an_own_id_gives_way_to_what_it_names_now(
 def test_a_file_replaced_under_its_own_name_is_read_as_it_was_registered_anew(
     store: WorkspaceStore, other: WorkspaceStore
 ) -> None:
-    path = store.workspace_path / "slope 2.0.joblib"
+    path = blob_root(store) / "slope 2.0.joblib"
     run_id, _ = save_line(other, 2.0)
     assert store.load_artifact("my model").coef_.round(6).tolist() == [2.0]
     remove(other, run_id)
@@ -417,7 +419,7 @@ def test_a_deleted_chain_never_loads_what_its_own_id_names_now(
     store: WorkspaceStore, other: WorkspaceStore
 ) -> None:
     run_id, before = save_line(other, 2.0)
-    with WorkspaceStore(store.workspace_path, cache_bytes=0) as keeps_no_objects:
+    with WorkspaceStore(blob_root(store), cache_bytes=0) as keeps_no_objects:
         assert slope_of(keeps_no_objects, before) == 2.0
         remove(other, run_id)
         save_line(other, 3.0)

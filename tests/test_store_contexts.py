@@ -77,6 +77,7 @@ def test_a_pipeline_that_fails_may_be_caught_and_the_run_goes_on(store: Workspac
     }
 
 
+@pytest.mark.of_a_folder("it breaks writes to the journal")
 def test_the_users_error_is_not_hidden_by_trouble_with_recording_it(
     store: WorkspaceStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,7 @@ def test_arrays_may_be_left_out(store: WorkspaceStore, pipeline_id: str) -> None
     assert arrays_of(store, some)["y_pred"].tolist() == [1.0, 2.0]
 
 
+@pytest.mark.of_a_folder("it reads the file of the catalog")
 def test_the_same_truth_of_hundreds_of_predictions_is_stored_once(
     store: WorkspaceStore, pipeline_id: str
 ) -> None:

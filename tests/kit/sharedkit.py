@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from nirs_store.db.delta import digests
 from nirs_store.store import WorkspaceStore
 
 _WHERE = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
@@ -78,6 +77,14 @@ class PostgreSQL:
     def url(self, database: str) -> str:
         return f"postgresql://lab@127.0.0.1:{self.port}/{database}"
 
+    def new_database(self) -> str:
+        import psycopg
+
+        name = f"t{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(self.url("postgres"), autocommit=True) as con:
+            con.execute(f'CREATE DATABASE "{name}"')
+        return self.url(name)
+
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[PostgreSQL]:
@@ -101,12 +108,7 @@ def server() -> Iterator[PostgreSQL]:
 @pytest.fixture
 def database(server: PostgreSQL) -> str:
     """The address of an empty database."""
-    import psycopg
-
-    name = f"t{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server.url("postgres"), autocommit=True) as con:
-        con.execute(f'CREATE DATABASE "{name}"')
-    return server.url(name)
+    return server.new_database()
 
 
 @pytest.fixture(scope="session")
@@ -151,13 +153,3 @@ def machine(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     yield open_as
     for store in opened:
         store.close()
-
-
-def shared_store(machine: Machine) -> Iterator[WorkspaceStore]:
-    """A store of a shared workspace; at the end a computer that reads the whole log must have the same rows."""
-    store = machine("one")
-    yield store
-    if not store._engine.closed:
-        # Asked first: it commits what is buffered.
-        expected = store._engine.query(digests)
-        assert machine("new")._engine.query(digests) == expected

@@ -129,6 +129,11 @@ def commit_rows(folder: Path, rows: dict[str, list[tuple[Any, ...]]], claim: str
     return entry.path
 
 
+def blob_root(store: WorkspaceStore) -> Path:
+    """The folder that the blobs of a workspace lie in; of a folder, itself."""
+    return Path(store._engine.layout.blobs.address("x")).parent
+
+
 def blob_keys(store: WorkspaceStore) -> list[str]:
     """Keys of the blobs that are there, whatever their backend is."""
     return sorted(store._engine.layout.blobs.list(BLOBS))

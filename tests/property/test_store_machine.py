@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from contractkit import Workspaces
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -22,14 +24,32 @@ from nirs_store.db.recorder import Recorder
 from nirs_store.db.session import Engine
 from nirs_store.records import queries
 from tests.model.machine import StoreMachine
+from tests.model.replicas import machine_of
 
 PROFILE = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def test_a_store_does_what_its_model_does() -> None:
-    run_state_machine_as_test(
-        StoreMachine, settings=settings(PROFILE, max_examples=2, stateful_step_count=40)
-    )
+@pytest.fixture
+def of_kind(
+    workspace_kind: str, workspaces: Callable[[str], Workspaces]
+) -> Callable[..., type[StoreMachine]]:
+    """The machine for what the tests run on."""
+    return partial(machine_of, None if workspace_kind == "folder" else workspaces(workspace_kind))
+
+
+@pytest.mark.everywhere
+def test_a_store_does_what_its_model_does(of_kind: Callable[..., type[StoreMachine]]) -> None:
+    run_state_machine_as_test(of_kind(), settings=settings(PROFILE, max_examples=2, stateful_step_count=40))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("compared_every", [1, 7])
+def test_replicas_have_the_same_rows_after_each_step(
+    workspaces: Callable[[str], Workspaces], compared_every: int
+) -> None:
+    machine = machine_of(workspaces("replicas"), compared_every=compared_every)
+    run_state_machine_as_test(machine, settings=settings(PROFILE, max_examples=20, stateful_step_count=60))
 
 
 class OneCallOneCommit(StoreMachine):
@@ -39,6 +59,7 @@ class OneCallOneCommit(StoreMachine):
         return WorkspaceStore(folder, durability="call")
 
 
+@pytest.mark.of_a_folder("the machine opens folders itself")
 def test_so_does_a_store_that_commits_each_call() -> None:
     run_state_machine_as_test(
         OneCallOneCommit, settings=settings(PROFILE, max_examples=1, stateful_step_count=30)
@@ -47,9 +68,11 @@ def test_so_does_a_store_that_commits_each_call() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_a_store_does_what_its_model_does_for_ten_thousand_steps() -> None:
+def test_a_store_does_what_its_model_does_for_ten_thousand_steps(
+    of_kind: Callable[..., type[StoreMachine]],
+) -> None:
     run_state_machine_as_test(
-        StoreMachine, settings=settings(PROFILE, max_examples=100, stateful_step_count=100)
+        of_kind(), settings=settings(PROFILE, max_examples=100, stateful_step_count=100)
     )
 
 
@@ -57,8 +80,8 @@ def test_a_store_does_what_its_model_does_for_ten_thousand_steps() -> None:
 
 
 @pytest.fixture
-def machine() -> Iterator[StoreMachine]:
-    machine = StoreMachine()
+def machine(of_kind: Callable[..., type[StoreMachine]]) -> Iterator[StoreMachine]:
+    machine = of_kind()()
     machine.begin()
     yield machine
     machine.drop()

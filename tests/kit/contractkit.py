@@ -1,0 +1,249 @@
+"""The tests of a folder on other workspaces: whatever opens a folder gets a shared workspace, or four replicas of one."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import duckdb
+import pytest
+
+import nirs_store.store
+from nirs_store.db import database
+from nirs_store.db.delta import digests
+from nirs_store.db.layout import Layout
+from nirs_store.errors import NotAWorkspace
+from nirs_store.store import WorkspaceStore
+
+KINDS = ("folder", "shared", "replicas")
+REPLICAS = 4
+# What `python -m pytest --workspace shared` runs; everything else is about a folder, or needs no workspace.
+CONTRACT = (
+    "test_store_", "test_trash", "test_lookup", "files/", "registry/", "history/", "recording/", "datasets/", "service/",
+    "property/test_store_machine",
+)  # fmt: skip
+
+
+class Workspaces:
+    """Shared workspaces that stand in for folders: one for each folder that a test opens."""
+
+    def __init__(self, database: str, base: Path, replicas: int) -> None:
+        self.replicas = replicas
+        self._database, self._base = database, base.resolve()
+        self._names: dict[Path, str] = {}
+        self._lock = threading.Lock()
+        self._count = itertools.count(1)
+
+    def __contains__(self, folder: Path) -> bool:
+        return folder.resolve() in self._names
+
+    def address(self, folder: Path, replica: object) -> Any:
+        """Return the address that stands in for a folder; one that holds a workspace is shared first."""
+        folder = folder.resolve()
+        if folder.is_relative_to(self._base):  # a store said that its folder is there: a replica's
+            name, folder_of = folder.relative_to(self._base).parts
+            return self._address(name, folder_of)
+        with self._lock:
+            if folder not in self._names:
+                name = f"w{next(self._count)}"
+                if (folder / "store.duckdb").exists():
+                    from nirs_store.shared.moving import share
+
+                    share(folder, self._address(name, 0))
+                self._names[folder] = name
+            return self._address(self._names[folder], replica)
+
+    def _address(self, name: str, replica: object) -> Any:
+        from nirs_store.shared.address import parse
+
+        place = self._base / name
+        text = f"{self._database}?workspace={name}&replica={place / str(replica)}&patience=20"
+        return parse(text, blobs=(place / "blobs").as_uri())
+
+    def blobs(self, folder: Path) -> Path:
+        """Return where the blobs lie of the workspace that stands in for a folder."""
+        return self._base / self._names[folder.resolve()] / "blobs"
+
+    def open(self, folder: Path, replica: int, **options: Any) -> WorkspaceStore:
+        """Open a store object on one replica."""
+        return _plain_store(self.address(folder, replica), **options)
+
+    def query(self, folder: Path, replica: object, ask: Callable[[Any], Any]) -> Any:
+        """Ask one replica by itself."""
+        quiet: dict[str, Any] = {"create": False, "read_only": True, "retention": False, "audit": False}
+        address = replace(self.address(folder, replica), blobs=None)
+        with _plain_store(address, **quiet) as store:
+            return store._engine.query(ask)
+
+    def compare(self, folder: Path) -> None:
+        """A replica has the rows that a computer has which reads the whole log; see `InTurn.close` for the others."""
+        try:
+            expected = self.query(folder, f"new{next(self._count)}", digests)
+        except NotAWorkspace:
+            return  # it was asked for only
+        assert self.query(folder, 0, digests) == expected, (
+            f"a replica of {folder} has other rows than the log"
+        )
+
+    @contextmanager
+    def standing_in(self) -> Iterator[None]:
+        """Whatever opens a folder in this block gets a shared workspace; at the end the replicas are compared."""
+        before = set(self._names)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(nirs_store.store, "_place_of", self._place_of(nirs_store.store._place_of))
+            patch.setattr(database, "create_catalog", _copied)
+            if self.replicas > 1:
+                patch.setattr(WorkspaceStore, "__new__", _new(self), raising=False)
+            yield
+        opened = set(self._names) - before
+        for folder in opened:
+            self.compare(folder)
+        for folder in opened:
+            shutil.rmtree(self._base / self._names.pop(folder), ignore_errors=True)
+
+    def _place_of(self, real: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        def place_of(path: Any, blobs: Any) -> Any:
+            shared, folder = real(path, blobs)
+            if shared is not None or blobs is not None or (folder.exists() and not folder.is_dir()):
+                return shared, folder
+            return self.address(folder, 0), Path()
+
+        return place_of
+
+
+def _new(workspaces: Workspaces) -> Callable[..., Any]:
+    def new(cls: type[WorkspaceStore], *args: Any, **options: Any) -> WorkspaceStore:
+        place, _ = nirs_store.store._place_of(args[0], options.get("blobs")) if args else (None, None)
+        if cls is not WorkspaceStore or place is None or isinstance(args[0], type(place)):
+            return object.__new__(cls)
+        made = object.__new__(InTurn)
+        object.__setattr__(made, "members", Members(workspaces))
+        return made
+
+    return new
+
+
+def _copied(layout: Layout, instance: Any, meta: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Copy an empty catalog: making one takes most of the time of most tests."""
+    if not _EMPTY:
+        _CREATE(layout, instance, meta)
+        _EMPTY.append(layout.catalog.read_bytes())
+        return
+    layout.catalog.write_bytes(_EMPTY[0])
+    with duckdb.connect(str(layout.catalog)) as con:
+        for pair in meta.items():
+            con.execute("INSERT OR REPLACE INTO nirs_store_meta VALUES (?, ?)", pair)
+
+
+_CREATE = database.create_catalog
+_EMPTY: list[bytes] = []
+
+
+def _plain_store(place: Any, **options: Any) -> WorkspaceStore:
+    store = object.__new__(WorkspaceStore)
+    WorkspaceStore.__init__(store, place, **options)
+    return store
+
+
+class Members:
+    """Store objects on several replicas, each opened when it is asked first."""
+
+    def __init__(self, workspaces: Workspaces) -> None:
+        self._workspaces = workspaces
+        self._lock = threading.RLock()
+        self._last = threading.local()
+        self._turn = 0
+        self.opened: dict[int, WorkspaceStore] = {}
+
+    def begin(self, folder: Path, options: dict[str, Any]) -> None:
+        """Open the first one."""
+        self._folder, self._options = folder, options
+        self._open(0)
+
+    def _open(self, replica: int) -> WorkspaceStore:
+        with self._lock:
+            if replica not in self.opened:
+                address = self._workspaces.address(self._folder, replica)
+                self.opened[replica] = _plain_store(address, **self._options)
+            return self.opened[replica]
+
+    @property
+    def current(self) -> WorkspaceStore:
+        """The one that this thread asked last."""
+        found: WorkspaceStore = getattr(self._last, "store", None) or self._open(0)
+        return found
+
+    def next(self) -> WorkspaceStore:
+        """The next one, once the last one has committed what it buffered; a transaction stays where it began."""
+        last = self.current
+        engine = last._engine
+        if engine.closed or engine.recorder.in_transaction:
+            return last
+        if engine.writable and not engine.settings.read_only:
+            engine.recorder.flush()
+        with self._lock:
+            self._turn += 1
+            turn = self._turn % self._workspaces.replicas
+        self._last.store = self._open(turn)
+        return self._last.store
+
+
+class InTurn(WorkspaceStore):
+    """A store of several replicas: each call goes to the next one."""
+
+    members: Members
+
+    def __init__(self, workspace_path: Any, **options: Any) -> None:
+        _, folder = _REAL_PLACE_OF(workspace_path, options.pop("blobs", None))
+        self.members.begin(folder, options)
+
+    def __getattribute__(self, name: str) -> Any:
+        own = object.__getattribute__(self, "__dict__")
+        if name in own or name in InTurn.__dict__ or name in ("__class__", "__dict__"):
+            return object.__getattribute__(self, name)
+        members: Members = own["members"]
+        return getattr(members.current if name.startswith("_") else members.next(), name)
+
+    # Made of other calls, which go in turn.
+    run = WorkspaceStore.run
+    screen = WorkspaceStore.screen
+    record_search = WorkspaceStore.record_search
+
+    def close(self) -> None:
+        """Close all of them; before that, all replicas must have the same rows."""
+        stores = list(self.members.opened.values())
+        found = []
+        if not any(store._engine.closed for store in stores):
+            for store in stores:
+                store._engine.flush()
+            found = [store._engine.access.query(digests, timeout=30.0) for store in stores]
+        for store in stores:
+            store.close()
+        assert all(each == found[0] for each in found), "replicas have different rows"
+
+
+_REAL_PLACE_OF = nirs_store.store._place_of
+
+
+@pytest.fixture(scope="session")
+def workspaces(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Workspaces]:
+    """Give what stands in for folders, by the kind of workspace."""
+    known: dict[str, Workspaces] = {}
+
+    def of_kind(kind: str) -> Workspaces:
+        if kind not in known:
+            database = request.getfixturevalue("server").new_database()
+            base = tmp_path_factory.mktemp(f"workspaces-{kind}")
+            known[kind] = Workspaces(database, base, REPLICAS if kind == "replicas" else 1)
+        return known[kind]
+
+    return of_kind

@@ -28,7 +28,7 @@ FLUSH_AFTER = recorder.FLUSH_AFTER
 # Helpers that tests of several rooms share; children that tests start find them there too.
 sys.path.insert(0, str(Path(__file__).parent / "kit"))
 
-from contractkit import CONTRACT, KINDS, Workspaces, workspaces  # noqa: E402, F401 - fixtures
+from contractkit import CONTRACT, EVERYWHERE, KINDS, Workspaces, workspaces  # noqa: E402, F401 - fixtures
 from sharedkit import bucket, database, machine, s3, server  # noqa: E402, F401 - fixtures
 
 
@@ -44,11 +44,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kind = config.getoption("workspace")
     left = []
     for item in items:
-        of_a_folder = item.get_closest_marker("of_a_folder")
+        of_a_folder, of_one = map(item.get_closest_marker, ("of_a_folder", "of_one_object"))
         if kind is not None and not _in_contract(item):
             left.append(item)
-        elif of_a_folder is not None and _kind_of(item) != "folder":
+        elif of_a_folder is not None and _kind_of(item) in ("shared", "replicas"):
             item.add_marker(pytest.mark.skip(reason=f"of a folder: {of_a_folder.args[0]}"))
+        elif of_one is not None and _kind_of(item) in ("objects", "replicas"):
+            item.add_marker(pytest.mark.skip(reason=f"of one store object: {of_one.args[0]}"))
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in set(left)]
@@ -79,7 +81,7 @@ def _kind_of(item: pytest.Item) -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     everywhere = metafunc.definition.get_closest_marker("everywhere") is not None
     if everywhere and metafunc.config.getoption("workspace") is None:
-        metafunc.parametrize("workspace_kind", KINDS, indirect=True)
+        metafunc.parametrize("workspace_kind", EVERYWHERE, indirect=True)
 
 
 @pytest.fixture
@@ -125,7 +127,7 @@ def by_the_clock(monkeypatch: pytest.MonkeyPatch, _nothing_is_committed_by_the_c
 def empty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace that nothing was recorded in; copying it costs less than making a catalog."""
     path = tmp_path_factory.mktemp("empty") / "workspace"
-    if request.config.getoption("workspace") in (None, "folder"):
+    if request.config.getoption("workspace") in (None, "folder", "objects"):
         WorkspaceStore(path).close()
     else:
         path.mkdir()
@@ -141,7 +143,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(workspace_kind: str, folder: Path, empty: Path) -> Iterator[WorkspaceStore]:
     """An empty store."""
-    if workspace_kind == "folder" and not folder.exists():
+    if workspace_kind in ("folder", "objects") and not folder.exists():
         shutil.copytree(empty, folder)
     with WorkspaceStore(folder) as opened:
         yield opened

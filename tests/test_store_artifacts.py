@@ -419,7 +419,7 @@ def test_a_deleted_chain_never_loads_what_its_own_id_names_now(
     store: WorkspaceStore, other: WorkspaceStore
 ) -> None:
     run_id, before = save_line(other, 2.0)
-    with WorkspaceStore(blob_root(store), cache_bytes=0) as keeps_no_objects:
+    with WorkspaceStore(store.workspace_path, cache_bytes=0) as keeps_no_objects:
         assert slope_of(keeps_no_objects, before) == 2.0
         remove(other, run_id)
         save_line(other, 3.0)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nirs_store.blobs.backend import BLOBS, sizes
+from nirs_store.blobs.plain import blob_inside
 from nirs_store.db.claims import Collector, settle_trash
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.journal import ARRAY_BYTES
@@ -363,12 +364,15 @@ def _collect_in_one_change(
     only: list[str] | None,
     now: bool,
 ) -> GcResult:
-    def work(con: Connection) -> tuple[GcPlan, list[str]]:
+    # Listed before the change, which others wait for; what nobody names is reported only.
+    there = _stored(engine) if only is None else set()
+
+    def work(con: Connection) -> tuple[GcPlan, list[str], list[str]]:
         # Nobody commits, and nobody claims, from here to the end of the change.
         claimed = collector.claimed()
         alive = engine.living_sessions()
         end_dead_sessions(con, alive)
-        plan = _plan(con, engine, alive, grace_seconds, only, now=now, look=False)
+        plan = _plan(con, engine, alive, grace_seconds, only, now=now, there=there)
         trash.empty(con, plan.trash)
         if plan.unused_arrays:
             prune_arrays(con)
@@ -376,18 +380,19 @@ def _collect_in_one_change(
         gone = delete_unreferenced(con, wanted, list(plan.expired_references), sorted(claimed))
         left = all_paths(con)
         paths = {each.artifact_id: each.artifact_path for each in plan.artifacts if each.artifact_id in gone}
-        collector.condemn({ident: path for ident, path in paths.items() if path not in left})
+        condemned = {ident: path for ident, path in paths.items() if path in plan.files and path not in left}
+        collector.condemn(condemned)
         if only is None or gone:
             facts = {"artifacts": gone[:_LISTED], "count": len(gone), "bytes": plan.bytes}
             note(engine, "gc", "workspace", details=facts, con=con)
-        return plan, gone
+        return plan, gone, list(condemned)
 
-    plan, gone = access.transact(work)
+    plan, gone, condemned = access.transact(work)
     for artifact_id in gone:
         engine.known.forget("artifact", artifact_id)
         engine.blobs.forget(artifact_id)
     sizes = {artifact.artifact_id: artifact.size_bytes for artifact in plan.artifacts}
-    return GcResult(collector.remove(), sum(sizes[ident] for ident in gone), plan)
+    return GcResult(collector.remove(), sum(sizes[ident] for ident in condemned), plan)
 
 
 def _plan(
@@ -398,29 +403,39 @@ def _plan(
     only: list[str] | None,
     *,
     now: bool = False,
-    look: bool = True,
+    there: set[str] | None = None,
 ) -> GcPlan:
+    """Plan a gc; with `there`, what is stored is known, and sizes are those of the rows."""
     due = [] if only is not None else trash.due(con, now=now)
     expired = [] if only is not None else expired_references(con, alive, grace_seconds)
     expired += trash.references(con, due)
     candidates = unreferenced(con, expired, only)
-    gone = {candidate.artifact_id for candidate in candidates}
+    gone = {candidate.artifact_id: candidate.size_bytes for candidate in candidates}
     by_path = all_paths(con)
     blobs = engine.layout.blobs
     files: dict[str, int] = {}
-    for path in sorted({c.artifact_path for c in candidates if gone.issuperset(by_path[c.artifact_path])}):
+    for path in sorted({c.artifact_path for c in candidates if gone.keys() >= set(by_path[c.artifact_path])}):
         # A row that names something else than a blob of this workspace goes; what it names is not touched.
         with contextlib.suppress(PathEscapes):
-            found = blobs.stat(path) if look else None
+            if there is not None:
+                blob_inside(engine.layout.root, path)
+                files[path] = gone[by_path[path][0]]
+                continue
+            found = blobs.stat(path)
             files[path] = 0 if found is None else found.size
     count, array_bytes = (0, 0) if only is not None else unused_arrays(con, due)
-    unlooked = only is not None or not look
-    there = set() if unlooked else {*blobs.list(BLOBS), *blobs.list("", trashed=True)}
+    if there is None:
+        there = set() if only is not None else _stored(engine)
     unknown = tuple(sorted(there - by_path.keys()))
     freed = sum(files.values())
     return GcPlan(
         tuple(candidates), tuple(files), freed, tuple(expired), count, array_bytes, unknown, tuple(due)
     )
+
+
+def _stored(engine: Engine) -> set[str]:
+    blobs = engine.layout.blobs
+    return {*blobs.list(BLOBS), *blobs.list("", trashed=True)}
 
 
 # -- The storage report: where a workspace's bytes are, and what keeps them.

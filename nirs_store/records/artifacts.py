@@ -193,11 +193,10 @@ def register_existing(
     if expected is None:
         raise InvalidInput("size_bytes: expected a whole number, found None. Nothing was registered.")
     relative = Path(path)
-    if relative.is_absolute():
-        try:
-            relative = relative.resolve().relative_to(engine.layout.root.resolve())
-        except ValueError:
-            relative = Path(path)  # refused below, which says why
+    # Blobs may lie elsewhere than the workspace. Anything else is refused below, which says why.
+    for root in (engine.layout.blobs.address(""), engine.layout.root):
+        if relative.is_absolute() and relative.resolve().is_relative_to(Path(root).resolve()):
+            relative = relative.resolve().relative_to(Path(root).resolve())
     text = relative.as_posix()
     # Refuses what leads out of the workspace, or into the store's own machinery.
     engine.layout.blobs.stat(text)

@@ -16,13 +16,15 @@ import duckdb
 import pytest
 
 import nirs_store.store
+from nirs_store.addresses import is_shared
 from nirs_store.db import database
 from nirs_store.db.delta import digests
 from nirs_store.db.layout import Layout
 from nirs_store.errors import NotAWorkspace
 from nirs_store.store import WorkspaceStore
 
-KINDS = ("folder", "shared", "replicas")
+KINDS = ("folder", "objects", "shared", "replicas")
+EVERYWHERE = ("folder", "shared", "replicas")
 REPLICAS = 4
 # What `python -m pytest --workspace shared` runs; everything else is about a folder, or needs no workspace.
 CONTRACT = (
@@ -47,9 +49,8 @@ class Workspaces:
     def address(self, folder: Path, replica: object) -> Any:
         """Return the address that stands in for a folder; one that holds a workspace is shared first."""
         folder = folder.resolve()
-        if folder.is_relative_to(self._base):  # a store said that its folder is there: a replica's
-            name, folder_of = folder.relative_to(self._base).parts
-            return self._address(name, folder_of)
+        if folder.parent.parent == self._base:  # a store said that its folder is there: a replica's
+            return self._address(folder.parent.name, folder.name)
         with self._lock:
             if folder not in self._names:
                 name = f"w{next(self._count)}"
@@ -118,10 +119,26 @@ class Workspaces:
         return place_of
 
 
+class SeveralObjects(Workspaces):
+    """A folder, through several store objects: what differs here differs without any server."""
+
+    def __init__(self) -> None:
+        super().__init__("", Path("/nowhere"), REPLICAS)
+
+    def address(self, folder: Path, replica: object) -> Any:
+        return folder
+
+    @contextmanager
+    def standing_in(self) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(WorkspaceStore, "__new__", _new(self), raising=False)
+            yield
+
+
 def _new(workspaces: Workspaces) -> Callable[..., Any]:
     def new(cls: type[WorkspaceStore], *args: Any, **options: Any) -> WorkspaceStore:
-        place, _ = nirs_store.store._place_of(args[0], options.get("blobs")) if args else (None, None)
-        if cls is not WorkspaceStore or place is None or isinstance(args[0], type(place)):
+        place = args[0] if args else None
+        if cls is not WorkspaceStore or place is None or is_shared(place) or options.get("blobs") is not None:
             return object.__new__(cls)
         made = object.__new__(InTurn)
         object.__setattr__(made, "members", Members(workspaces))
@@ -132,9 +149,9 @@ def _new(workspaces: Workspaces) -> Callable[..., Any]:
 
 def _copied(layout: Layout, instance: Any, meta: Mapping[str, str] = MappingProxyType({})) -> None:
     """Copy an empty catalog: making one takes most of the time of most tests."""
-    if not _EMPTY:
+    if not _EMPTY or "workspace_id" not in meta:
         _CREATE(layout, instance, meta)
-        _EMPTY.append(layout.catalog.read_bytes())
+        _EMPTY[:] = [layout.catalog.read_bytes()]
         return
     layout.catalog.write_bytes(_EMPTY[0])
     with duckdb.connect(str(layout.catalog)) as con:
@@ -201,7 +218,7 @@ class InTurn(WorkspaceStore):
     members: Members
 
     def __init__(self, workspace_path: Any, **options: Any) -> None:
-        _, folder = _REAL_PLACE_OF(workspace_path, options.pop("blobs", None))
+        _, folder = _REAL_PLACE_OF(workspace_path, None)
         self.members.begin(folder, options)
 
     def __getattribute__(self, name: str) -> Any:
@@ -240,6 +257,8 @@ def workspaces(
     known: dict[str, Workspaces] = {}
 
     def of_kind(kind: str) -> Workspaces:
+        if kind == "objects":
+            known[kind] = SeveralObjects()
         if kind not in known:
             database = request.getfixturevalue("server").new_database()
             base = tmp_path_factory.mktemp(f"workspaces-{kind}")

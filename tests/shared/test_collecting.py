@@ -165,3 +165,35 @@ def test_a_store_that_was_taken_for_dead_never_refers_to_what_was_given_up(
     assert blobs(other) == []
     assert other.list_runs().height == before - 1
     assert other.get_chains_for_pipeline(pipeline_id).is_empty()
+
+
+def test_a_gc_says_how_much_it_removed_and_what_it_left(machine: Any) -> None:
+    store = machine("one")
+    run_id, _ = recorded(store)
+    store._engine.layout.blobs.put({"artifacts/ab/nobody.joblib": b"x"})
+    size = store._engine.query(
+        lambda con: con.execute("SELECT sum(size_bytes)::BIGINT FROM blobs").fetchall()
+    )
+    store.delete_run(run_id, delete_artifacts=False, now=True)
+    store.close()
+    result = machine("two")._engine
+    from nirs_store.maintenance.gc import collect as run_gc
+
+    found = run_gc(result, grace_seconds=0)
+    assert (found.files, found.bytes, found.plan.bytes) == (1, size[0][0], size[0][0])
+    assert found.plan.unknown_files == ("artifacts/ab/nobody.joblib",)
+
+
+def test_a_row_that_names_what_is_no_blob_goes_alone(machine: Any) -> None:
+    store = machine("one")
+    outside = store.workspace_path.parent / "outside.bin"
+    outside.write_bytes(b"mine")
+    store._engine.change(
+        lambda con: con.execute(
+            "INSERT INTO blobs SELECT 'x', '../outside.bin', repeat('0', 64), 'C', 'model', 'bytes', 4, now()::TIMESTAMP"
+        )
+    )
+    assert collect(machine("two")) == 0
+    assert collect(store) == 0
+    assert store.get_artifact("x") is None
+    assert outside.exists()

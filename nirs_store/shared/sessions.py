@@ -41,8 +41,14 @@ class SharedClaims:
         self.collector = SharedCollector(log, backend)
 
     def generation(self, digest: str, /) -> int:
-        """Tell what the newest claim of a blob said."""
-        return self.generations.get(digest, 0)
+        """Tell under which generation of its key a blob may be stored: as its claim said, or as it is now."""
+        claimed = self.generations.get(digest)
+        if claimed is not None:
+            return claimed
+        # Files and data sets are stored without a claim, by a change that holds the head: no gc comes in between.
+        sql = "SELECT coalesce(max(generation) + 1, 0) FROM nirs_store.keys WHERE ws = %s AND token = %s"
+        row = self.log.ask(lambda con: con.execute(sql, [self.workspace_id, digest]).fetchone())
+        return int(row[0]) if row is not None else 0
 
     def own(self, claim_id: str, /) -> SharedClaim:
         """Give the claims of one store object."""
@@ -213,8 +219,7 @@ class SharedClaim:
             patience=self._claims.server.address.patience,
         )
         generation = int(row[0]) if row is not None else 0
-        if generation:
-            self._claims.generations[token] = generation
+        self._claims.generations[token] = generation
         self._tokens.add(token)
         return generation
 
@@ -230,7 +235,12 @@ class SharedClaim:
                 )
             except NirsStoreError:
                 return  # the rows are committed; a claim that stays keeps a blob until the session's end, no more
-            self._tokens &= keep
+            self._forget(self._tokens - keep)
+
+    def _forget(self, tokens: set[str]) -> None:
+        self._tokens = self._tokens - tokens
+        for token in tokens:
+            self._claims.generations.pop(token, None)
 
     def close(self) -> None:
         """End the session."""
@@ -239,6 +249,7 @@ class SharedClaim:
             if not self._begun:
                 return
             self._begun = False
+            self._forget(self._tokens)
             server = self._claims.server
             server.on_connect.pop(self.claim_id, None)
             self._claims.log.renewals.pop(self.claim_id, None)
@@ -251,3 +262,4 @@ class SharedClaim:
         """Let go in a forked child: the connection belongs to the parent."""
         self._mutex = threading.Lock()
         self._begun = False
+        self._forget(self._tokens)

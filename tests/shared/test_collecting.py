@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 import pytest
 from storekit import Y_TRUE, begin, chain_of
 
-from nirs_store.errors import ArtifactMissing, SessionEnded
+from nirs_store.errors import ArtifactMissing, SessionEnded, UnknownDataset
 from nirs_store.store import WorkspaceStore
 
 X = np.arange(12.0).reshape(4, 3) ** 1.5
@@ -53,6 +54,45 @@ def test_a_key_that_was_given_up_is_never_used_again(machine: Any) -> None:
     other._engine.layout.blobs.remove([first])
     assert collect(other) == 0
     np.testing.assert_array_equal(other.replay_chain(chain_id, X), model().predict(X))
+
+
+def put_file(store: WorkspaceStore) -> None:
+    store.files.put(b"the same bytes", "notes", type="text_raw")
+
+
+def remove_file(store: WorkspaceStore) -> None:
+    store.files.delete("notes", force=True)
+
+
+def add_spectra(store: WorkspaceStore) -> None:
+    store.datasets.add("corn", X, references={"protein": Y_TRUE})
+
+
+def remove_spectra(store: WorkspaceStore) -> None:
+    for number in range(1, 4):
+        with contextlib.suppress(UnknownDataset):
+            store.datasets.delete(f"corn@v{number}", force=True)
+
+
+@pytest.mark.parametrize(("add", "remove"), [(put_file, remove_file), (add_spectra, remove_spectra)])
+def test_what_is_stored_without_a_claim_gets_a_key_that_was_never_given_up(
+    machine: Any, add: Any, remove: Any
+) -> None:
+    one, other = machine("one"), machine("other")
+    add(one)
+    first = blobs(one)
+    for store, again in ((one, other), (other, one)):
+        remove(store)
+        collect(store)
+        assert blobs(other) == []
+        add(again)
+        # A deletion of the first keys that comes only now.
+        other._engine.layout.blobs.remove(first)
+        assert blobs(again)
+        assert one.check(read_data=True).ok
+        assert len(blobs(one)) == len(first)
+    add(other)  # the same bytes once more are no other object
+    assert len(blobs(one)) == len(first)
 
 
 def test_what_another_computer_has_saved_and_not_committed_stays(machine: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any, cast
 import duckdb
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from nirs_store.db.arrow_rows import read_rows
@@ -39,6 +40,8 @@ _PASSED_ON = (
 # Tables of each catalog by itself, and keys of its own.
 LOCAL_TABLES = ("applied",)
 LOCAL_KEYS = ("change_count", "position", "workspace_id")
+# What no change of another computer touches.
+_OWN_KEYS = (*LOCAL_KEYS, "format", "schema_version")
 
 
 class NotCaptured(RuntimeError):
@@ -237,8 +240,10 @@ def decode_images(header: Mapping[str, Any], data: memoryview) -> Delta:
         start += key_bytes
         rows = _read(data[start : start + row_bytes], schema, n_rows, name)
         start += row_bytes
-        if name == "nirs_store_meta" and not set(LOCAL_KEYS).isdisjoint(keys.column(0).to_pylist()):
+        if name == "nirs_store_meta" and not set(_OWN_KEYS).isdisjoint(keys.column(0).to_pylist()):
             raise ValueError("it changes what a catalog says of itself")
+        if not pc.all(pc.is_in(rows.column(0), keys.column(0).combine_chunks()), min_count=0).as_py():
+            raise ValueError(f"it has rows of {name!r} whose keys it does not name")
         found[name] = (keys, rows)
     if start != len(data):
         raise ValueError(f"{len(data) - start} bytes follow its images")

@@ -221,3 +221,8 @@ def remember(path: Path) -> None:
     """Look at this file no more: who may write into it now could change its rows as well."""
     found = os.stat(path)
     _seen[str(path)] = (found.st_dev, found.st_ino)
+
+
+def forget(path: Path) -> None:
+    """Look again: another file comes into its place."""
+    _seen.pop(str(path), None)

@@ -181,14 +181,14 @@ def who_differs(engine: Engine, number: int, digest: str) -> list[str]:
 
 
 def _damaged(log: SharedLog, numbers: list[int]) -> list[str]:
-    sql = "SELECT n, body, key, sha256 FROM nirs_store.log WHERE ws = %s AND n = ANY (%s)"
+    sql = "SELECT n, body, key, sha256, bytes FROM nirs_store.log WHERE ws = %s AND n = ANY (%s)"
     found = []
     for start in range(0, len(numbers), _PIECE):
         params = [log.workspace_id, numbers[start : start + _PIECE]]
-        for n, body, key, digest in log.server.run(
+        for n, body, key, digest, size in log.server.run(
             lambda con, params=params: con.execute(sql, params, binary=True).fetchall()  # type: ignore[misc]
         ):
-            data = log.bytes_of(body, key)
+            data = log.bytes_of(body, key, size)
             if data is None or hashlib.sha256(data).hexdigest() != digest:
                 found.append(f"commit {n} is {'missing' if data is None else 'not what was committed'}")
     return found

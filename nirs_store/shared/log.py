@@ -270,13 +270,13 @@ class SharedLog:
                 if size > _FETCH_BYTES and entry.number > number:
                     break
                 last = entry.number
-        sql = "SELECT n, body, key, sha256 FROM nirs_store.log WHERE ws = %s AND n BETWEEN %s AND %s"
+        sql = "SELECT n, body, key, sha256, bytes FROM nirs_store.log WHERE ws = %s AND n BETWEEN %s AND %s"
         rows = self.ask(
             lambda con: con.execute(sql, [self.workspace_id, number, last], binary=True).fetchall()
         )
         found = {}
-        for n, body, key, digest in rows:
-            data = self.bytes_of(body, key) or b""
+        for n, body, key, digest, size in rows:
+            data = self.bytes_of(body, key, size) or b""
             if hashlib.sha256(data).hexdigest() != digest:
                 raise SharedStoreUnreachable(
                     f"{self.server.address}: the bytes of commit {n} are not those that were committed: their "
@@ -285,11 +285,11 @@ class SharedLog:
             found[int(n)] = data
         return found
 
-    def bytes_of(self, body: Any, key: str | None) -> bytes | None:
+    def bytes_of(self, body: Any, key: str | None, size: int) -> bytes | None:
         """Return the bytes of a row of the log; None where they were let go of."""
         if body is not None:
             return bytes(body)
-        return None if key is None else self._bodies.get(key)
+        return None if key is None else self._bodies.get(key, size)
 
     def mark(self, con: duckdb.DuckDBPyConnection, entries: Sequence[Entry]) -> None:
         """Write the position, in the transaction that writes the rows."""

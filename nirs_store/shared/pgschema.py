@@ -19,7 +19,6 @@ VERSION = 1
 NO_WORKSPACE, SCHEMA_DIFFERS, SESSION_ENDED = "NS001", "NS002", "NS003"
 
 _DDL = """
-CREATE SCHEMA IF NOT EXISTS nirs_store;
 CREATE TABLE nirs_store.meta (version int NOT NULL);
 CREATE TABLE nirs_store.workspaces (
     ws uuid PRIMARY KEY, name text NOT NULL UNIQUE, schema_version int NOT NULL, head bigint NOT NULL DEFAULT 0,
@@ -32,7 +31,9 @@ CREATE TABLE nirs_store.workspaces (
 CREATE TABLE nirs_store.log (
     ws uuid NOT NULL, n bigint NOT NULL, txid text NOT NULL, kind text NOT NULL, session text NOT NULL,
     holder text NOT NULL, library text NOT NULL, made_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    bytes bigint NOT NULL, body bytea, key text, sha256 text NOT NULL, PRIMARY KEY (ws, n), UNIQUE (ws, txid)
+    bytes bigint NOT NULL, body bytea, key text, sha256 text NOT NULL,
+    -- What the others say of themselves, a hostile writer may forge; not this.
+    db_user text NOT NULL DEFAULT session_user, PRIMARY KEY (ws, n), UNIQUE (ws, txid)
 );
 ALTER TABLE nirs_store.log ALTER COLUMN body SET STORAGE EXTERNAL;
 CREATE TABLE nirs_store.holders (
@@ -68,6 +69,17 @@ CREATE OR REPLACE FUNCTION nirs_store.append(
 ) LANGUAGE plpgsql SECURITY DEFINER SET search_path = nirs_store, pg_temp AS $$
 DECLARE w workspaces%ROWTYPE;
 BEGIN
+    -- Refused before it can keep every computer from reading on: what is not what it says to be.
+    IF coalesce(
+        p_kind NOT IN ('rows', 'delta') OR p_txid !~ '^[0-9a-f-]{36}$' OR p_sha256 !~ '^[0-9a-f]{64}$'
+        OR p_bytes < 28 OR length(p_session) + length(p_holder) + length(p_library) > 1000
+        OR CASE WHEN p_body IS NULL
+            THEN p_key IS DISTINCT FROM format('commits/%s/%s.seg', left(p_sha256, 2), p_sha256)
+            ELSE p_key IS NOT NULL OR octet_length(p_body) <> p_bytes OR p_bytes > 1048576
+                OR encode(sha256(p_body), 'hex') <> p_sha256
+            END,
+        true
+    ) THEN RAISE EXCEPTION 'it is not a commit of nirs_store' USING ERRCODE = 'NS004'; END IF;
     SELECT * INTO w FROM workspaces WHERE ws = p_ws FOR UPDATE;
     IF NOT FOUND THEN RAISE EXCEPTION 'no such workspace' USING ERRCODE = 'NS001'; END IF;
     rejections := w.rejections;
@@ -116,6 +128,13 @@ END $$;
 CREATE OR REPLACE FUNCTION nirs_store.end_holder(p_ws uuid, p_holder text)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = nirs_store, pg_temp AS $$
 BEGIN
+    -- Nobody ends what another role does while it is alive.
+    IF EXISTS (
+        SELECT 1 FROM holders h, pg_locks l WHERE h.ws = p_ws AND h.holder = p_holder AND h.db_user <> session_user
+            AND l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND (l.classid::bigint << 32 | l.objid::bigint) = h.lock_key
+    ) THEN RETURN; END IF;
     UPDATE holders h SET ended = clock_timestamp() WHERE h.ws = p_ws AND h.holder = p_holder AND ended IS NULL;
     DELETE FROM claims c WHERE c.ws = p_ws AND c.holder = p_holder;
 END $$;
@@ -169,7 +188,7 @@ END $$;
 CREATE OR REPLACE FUNCTION nirs_store.seen(p_ws uuid, p_machine text, p_n bigint, p_library text)
 RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = nirs_store, pg_temp AS $$
     INSERT INTO replicas (ws, machine, n, seen_at, library)
-        VALUES (p_ws, p_machine, p_n, clock_timestamp(), p_library)
+        VALUES (p_ws, left(p_machine, 1000), p_n, clock_timestamp(), left(p_library, 100))
         ON CONFLICT (ws, machine) DO UPDATE SET n = excluded.n, seen_at = excluded.seen_at, library = excluded.library
 $$;
 
@@ -185,15 +204,18 @@ $$;
 
 CREATE OR REPLACE FUNCTION nirs_store.unclaim(p_ws uuid, p_holder text, p_keep text[])
 RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = nirs_store, pg_temp AS $$
-    DELETE FROM claims WHERE ws = p_ws AND holder = p_holder AND NOT (token = ANY (p_keep))
+    DELETE FROM claims WHERE ws = p_ws AND holder = p_holder AND NOT (token = ANY (p_keep)) AND EXISTS (
+        SELECT 1 FROM holders h WHERE h.ws = p_ws AND h.holder = p_holder AND h.db_user = session_user
+    )
 $$;
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA nirs_store FROM PUBLIC;
 """
 # What each role may call; a writer may do what a reader may, and an administrator what a writer may.
 _READER = ("seen", "compared")
-_WRITER = ("append", "lock_head", "reject", "begin_holder", "end_holder", "claim", "unclaim", "publish")
-_ADMIN = ("lock_claims", "condemn", "key_gone", "truncate")
+_WRITER = ("append", "lock_head", "reject", "begin_holder", "end_holder", "claim", "unclaim")
+# A snapshot takes the place of the log for new computers, so it is not a writer's to publish.
+_ADMIN = ("lock_claims", "condemn", "key_gone", "publish", "truncate")
 RIGHTS = {"reader": _READER, "writer": (*_READER, *_WRITER), "admin": (*_READER, *_WRITER, *_ADMIN)}
 _LOCK = 0x6E697273  # "nirs"
 
@@ -203,6 +225,17 @@ def ensure(con: psycopg.Connection[Any]) -> None:
     with con.transaction():
         con.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         if version(con) is None:
+            row = con.execute(
+                "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'nirs_store' "
+                "AND pg_get_userbyid(nspowner) <> current_user"
+            ).fetchone()
+            if row is not None:
+                # Who owns it could put functions into it, which everybody calls.
+                raise InvalidInput(
+                    f"The database has an empty schema nirs_store that belongs to {row[0]!r}. Nothing was made. Open "
+                    "the workspace first as that role, or drop the schema."
+                )
+            con.execute("CREATE SCHEMA IF NOT EXISTS nirs_store")
             con.execute(_DDL)
             con.execute("INSERT INTO nirs_store.meta VALUES (%s)", [VERSION])
             con.execute(_FUNCTIONS)
@@ -227,7 +260,9 @@ def grant(con: psycopg.Connection[Any], role: str, right: str) -> None:
             )
             con.execute(found)
         if right == "admin":
-            con.execute(sql.SQL("GRANT INSERT ON {}.workspaces TO {}").format(schema, name))
+            # To make a workspace, and to share a folder: its log is begun again, and it is named at the end.
+            for what in ("INSERT, DELETE, UPDATE (name) ON {}.workspaces", "DELETE ON {}.log"):
+                con.execute(sql.SQL("GRANT " + what + " TO {}").format(schema, name))
 
 
 def version(con: psycopg.Connection[Any]) -> int | None:

@@ -12,6 +12,7 @@ from nirs_store.blobs.durable import Draft
 from nirs_store.db.database import Database
 from nirs_store.db.layout import Layout, make_folders, put_in_place
 from nirs_store.db.lock import Lease
+from nirs_store.db.objects import forget
 from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.db.session import Engine
 from nirs_store.errors import ReplicaRefused
@@ -24,8 +25,8 @@ from nirs_store.shared.replica import Position
 # After so many commits, or bytes of them, the next one who opens the workspace makes a snapshot.
 EVERY_COMMITS, EVERY_BYTES = 20_000, 256 << 20
 _LEVEL = 3
-# What one snapshot may unfold to: no catalog of this library comes near.
-_MOST_BYTES = 1 << 40
+# What one snapshot may unfold to, and how many times its own size: no catalog of this library comes near.
+_MOST_BYTES, _MOST_TIMES = 1 << 28, 100
 _PIECE = 1 << 20
 
 
@@ -48,7 +49,11 @@ def newest(con: Connection, workspace_id: str) -> Snapshot | None:
 
 
 def is_due(con: Connection, workspace_id: str) -> bool:
-    """Tell whether a new computer would have to apply very much."""
+    """Tell whether a new computer would have to apply very much, and this role may publish a snapshot."""
+    may = "SELECT has_function_privilege(f.oid, 'EXECUTE') FROM pg_proc f WHERE f.proname = 'publish' AND "
+    row = con.execute(may + "f.pronamespace = 'nirs_store'::regnamespace").fetchone()
+    if row is None or not row[0]:
+        return False
     row = con.execute(
         "SELECT count(*), coalesce(sum(l.bytes), 0) FROM nirs_store.log l JOIN nirs_store.workspaces w ON w.ws = l.ws "
         "WHERE l.ws = %s AND l.n > coalesce(w.snapshot_n, 0)",
@@ -135,13 +140,19 @@ def _fetch(found: Snapshot, backend: ObjectBlobs | SharedFolder, place: Layout) 
         )
     target = place.tmp / f"snapshot-{new_id()}"
     try:
+        most = _MOST_BYTES + _MOST_TIMES * packed.stat().st_size
         with packed.open("rb") as source, target.open("wb") as file:
             written = 0
             for piece in zstandard.ZstdDecompressor().read_to_iter(source, read_size=_PIECE):
                 written += len(piece)
-                if written > _MOST_BYTES:
-                    raise ReplicaRefused(f"{backend.address(found.key)} unfolds to more than any catalog.")
+                if written > most:
+                    raise ReplicaRefused(
+                        f"{backend.address(found.key)} unfolds to more than {most:,} bytes, as no catalog does. "
+                        "Nothing was made of it. `nirs-store shared snapshot` publishes another."
+                    )
                 file.write(piece)
+        # Another file that was looked at may have had its number.
+        forget(place.catalog)
         put_in_place(target, place.catalog)
     finally:
         target.unlink(missing_ok=True)

@@ -11,7 +11,8 @@ import pytest
 from storekit import begin, whole_pipeline
 
 from nirs_store.errors import InvalidInput, NotAWorkspace, ReadOnlyStore
-from nirs_store.shared import pgschema
+from nirs_store.shared import moving, pgschema
+from nirs_store.shared.address import parse
 from nirs_store.store import WorkspaceStore
 
 
@@ -69,6 +70,63 @@ def test_a_writer_records_and_touches_no_row_by_itself(
     ):
         with psycopg.connect(place) as con, pytest.raises(psycopg.errors.InsufficientPrivilege):
             con.execute(statement)
+
+
+def test_a_writer_ends_no_other_session_and_publishes_no_snapshot(
+    machine: Any, database: str, role: str, tmp_path: Any
+) -> None:
+    one = machine("one")
+    begin(one)
+    one.flush()
+    place = grant(database, role, "writer")
+    with psycopg.connect(database, autocommit=True) as con:
+        con.execute("INSERT INTO nirs_store.claims SELECT ws, holder, 'blob' FROM nirs_store.holders")
+    with psycopg.connect(place, autocommit=True) as con:
+        con.execute("SELECT nirs_store.end_holder(ws, holder) FROM nirs_store.holders")
+        con.execute("SELECT nirs_store.unclaim(ws, holder, '{}') FROM nirs_store.holders")
+        assert con.execute("SELECT count(*) FROM nirs_store.claims").fetchone() == (1,)
+        ended = con.execute("SELECT count(*) FROM nirs_store.holders WHERE ended IS NOT NULL").fetchone()
+        assert ended == (0,)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            con.execute("SELECT nirs_store.publish(ws, 0, '', 'x', 'x') FROM nirs_store.workspaces")
+        with WorkspaceStore(f"{place}?workspace=corn&replica={tmp_path / 'w'}") as writer:
+            begin(writer, "mine")
+        # Who made a commit is not what its writer says.
+        users = con.execute("SELECT DISTINCT db_user FROM nirs_store.log ORDER BY 1").fetchall()
+    assert sorted(users) == sorted([("lab",), (role,)])
+
+
+def test_a_snapshot_that_is_due_keeps_no_writer_out(
+    machine: Any, database: str, role: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = machine("one")
+    begin(one)
+    one.flush()
+    monkeypatch.setattr("nirs_store.shared.snapshots.EVERY_COMMITS", 1)
+    for right, published in (("writer", False), ("admin", True)):
+        place = grant(database, role, right)
+        WorkspaceStore(f"{place}?workspace=corn&replica={tmp_path / right}", retention=False).close()
+        with psycopg.connect(database) as con:
+            row = con.execute("SELECT snapshot_n FROM nirs_store.workspaces").fetchone()
+        assert (row != (None,)) is published
+
+
+def test_an_administrator_shares_a_folder(machine: Any, database: str, role: str, tmp_path: Any) -> None:
+    machine("one")
+    with WorkspaceStore(tmp_path / "folder") as store:
+        begin(store)
+    place = grant(database, role, "admin")
+    address = parse(f"{place}?workspace=wheat&replica={tmp_path / 'replica'}", blobs=tmp_path / "blobs")
+    assert moving.share(tmp_path / "folder", address).rows
+    with pytest.raises(InvalidInput, match="has no role 'nobody_here'"):
+        grant(database, "nobody_here", "reader")
+
+
+def test_a_schema_that_another_role_owns_is_not_used(database: str, role: str) -> None:
+    with psycopg.connect(database, autocommit=True) as con:
+        con.execute(f"CREATE SCHEMA nirs_store AUTHORIZATION {role}")
+    with pytest.raises(InvalidInput, match="belongs to"):
+        WorkspaceStore(f"{database}?workspace=corn", blobs="/nowhere/blobs")
 
 
 def test_an_unknown_workspace_is_named_with_those_that_are_there(machine: Any, database: str) -> None:

@@ -188,7 +188,7 @@ def replica_folder(address: Address, workspace_id: str) -> Path:
             )
         return folder
     folder = replicas_folder()
-    if not os.environ.get("NIRS_STORE_REPLICAS") and network_filesystem(folder) is not None:
+    if network_filesystem(folder) is not None:
         raise InvalidInput(
             f"This computer would keep its replica in {folder}, which lies on a network file system. Nothing was made. "
             "Name a folder on a local disk: replica=... in the address, or the variable NIRS_STORE_REPLICAS."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -228,6 +229,7 @@ def clone(
 ) -> Moved:
     """Make an ordinary workspace of a shared one, as it is now, with all its blobs; an interrupted one goes on."""
     folder = as_folder(folder, "folder")
+    rights = folder.stat().st_mode if folder.is_dir() else None
     settings = Settings(Path(), shared=replace(address, replica=folder), create=False)
     if dry_run:
         settings = Settings(Path(), shared=address, create=False)
@@ -255,6 +257,8 @@ def clone(
     remove_file(local.replica)
     fsync_dir(folder)
     shutil.rmtree(folder / "cache", ignore_errors=True)
+    # A replica is for its user alone; a workspace is for those who may enter the folders that are made now.
+    folder.chmod(stat.S_IMODE((folder / "journal").stat().st_mode if rights is None else rights))
     return moved
 
 

@@ -96,6 +96,8 @@ def new_meta(workspace_id: str) -> dict[str, str]:
 def prepare(layout: Layout, workspace_id: str, words: str, blobs: str) -> None:
     """Make or accept the folder of a replica; one with anything else in it is left as it is."""
     folder = layout.root
+    if folder.is_dir():
+        _keep_private(folder)
     try:
         said = json.loads(read_plain(layout.replica))
     except FileNotFoundError:
@@ -135,5 +137,15 @@ def note_as_of(layout: Layout, moment: float) -> None:
 
 
 def _keep_private(folder: Path) -> None:
-    if os.name != "nt":
-        folder.chmod(0o700)
+    """Refuse a folder of another user, who could put another catalog there, and shut one that others can enter."""
+    if os.name == "nt":
+        return
+    found = folder.stat()
+    if found.st_uid != os.geteuid():
+        raise ReplicaRefused(
+            f"{folder} belongs to another user (number {found.st_uid}), who could change what it holds. Nothing was "
+            "changed. Name another folder for the replica: replica=... in the address, or NIRS_STORE_REPLICAS."
+        )
+    if found.st_mode & 0o077:
+        with contextlib.suppress(OSError):  # some file systems know no rights
+            folder.chmod(0o700)

@@ -268,3 +268,36 @@ def test_a_snapshot_is_looked_at_also_where_another_file_had_its_number(
         snapshots.set_aside(place, wait=5)
         snapshots.start_from(log.server, log.workspace_id, blobs, place, wait=5)
         assert str(path) not in objects._seen
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders have no such rights")
+def test_a_replica_is_this_users_alone(
+    filled: WorkspaceStore, machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = filled.workspace_path
+    filled.close()
+    folder.chmod(0o777)
+    machine("one").close()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    other = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: other)
+    before = sorted(os.walk(folder))
+    with pytest.raises(ReplicaRefused, match="belongs to another user"):
+        machine("one")
+    assert sorted(os.walk(folder)) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights")
+@pytest.mark.parametrize("name", ["store.duckdb", "replica.json"])
+def test_links_in_a_replica_are_not_followed(
+    filled: WorkspaceStore, machine: Any, tmp_path: Path, name: str
+) -> None:
+    inside = filled.workspace_path / name
+    filled.close()
+    outside = tmp_path / name
+    inside.rename(outside)
+    inside.symlink_to(outside)
+    before = outside.read_bytes()
+    with pytest.raises(NirsStoreError, match="Nothing was changed"):
+        machine("one").list_runs()
+    assert outside.read_bytes() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,13 @@ def test_a_folder_is_shared_and_cloned_with_the_same_rows_and_blobs(
         shared.begin_run("later", {}, [])
         shared.flush()
     clone = tmp_path / "clone"
+    if interrupted:
+        clone.mkdir(mode=0o750)
     moving.clone(address, clone)
+    # A replica is for one user only; a workspace is for those who could enter the folder.
+    assert clone.stat().st_mode == (clone if interrupted else folder).stat().st_mode
+    if interrupted and os.name != "nt":
+        assert clone.stat().st_mode & 0o777 == 0o750
     with WorkspaceStore(clone) as own:
         np.testing.assert_array_equal(own.replay_chain(chain_id, X), expected)
         assert own.check(read_data=True).errors == ()

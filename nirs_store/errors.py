@@ -25,6 +25,8 @@ message says what was expected, what was found and what to do next::
     │   └── CodeChanged                                  its code is not what was recorded; strict=True
     ├── OutlierFound            RuntimeError    exit 11  flagged samples; on_outlier="raise", --strict
     ├── StoreBusy               TimeoutError    exit 5   somebody else holds the catalog
+    ├── WorkspaceElsewhere      RuntimeError    exit 5   on a network share, and another computer uses it
+    ├── InboxOnly               RuntimeError    exit 6   a query to a store that only records
     ├── StoreClosed             RuntimeError    exit 1   used after close()
     ├── ReadOnlyStore           PermissionError exit 6   write to a read-only workspace
     ├── NotAWorkspace           ValueError      exit 7   the folder is something else
@@ -72,6 +74,7 @@ __all__ = [
     "CodeChangedWarning",
     "ForbiddenContent",
     "ForeignCatalog",
+    "InboxOnly",
     "InvalidInput",
     "LineageCycle",
     "NirsStoreError",
@@ -100,6 +103,7 @@ __all__ = [
     "UnknownFormat",
     "UnknownId",
     "UntrustedBundle",
+    "WorkspaceElsewhere",
     "WriteFailed",
 ]
 
@@ -276,6 +280,31 @@ class StoreBusy(NirsStoreError, TimeoutError):
         self.host = host
         self.pid = pid
         self.since = since
+
+
+class WorkspaceElsewhere(NirsStoreError, RuntimeError):
+    """Another computer uses the workspace, which lies on a network file system.
+
+    Attributes
+    ----------
+    host, since
+        Which computer, and since when, as far as it said; None where unknown.
+    """
+
+    code = "workspace_elsewhere"
+    exit_code = 5
+
+    def __init__(self, message: str, *, host: str | None = None, since: datetime | None = None) -> None:
+        super().__init__(message)
+        self.host = host
+        self.since = since
+
+
+class InboxOnly(NirsStoreError, RuntimeError):
+    """A question, or a change, to a store that only records (``inbox=True``)."""
+
+    code = "inbox_only"
+    exit_code = 6
 
 
 class StoreClosed(NirsStoreError, RuntimeError):

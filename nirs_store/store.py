@@ -152,6 +152,12 @@ class WorkspaceStore:
         also while they are away. A warning says which commits the replica has and when it was up to date. Nothing can
         be recorded, and only models that this computer has a copy of are loaded. A folder is its own source, so
         for a folder this changes nothing.
+    inbox : bool
+        True: only record, without a lock, into the inbox of an existing workspace on a network file system. The
+        computer that owns the workspace applies it when it next asks. Everything else raises `InboxOnly`.
+    take_over : bool
+        True: use a workspace on a network file system although another computer left its name there, once you have
+        looked that it no longer does; raises `WorkspaceElsewhere` if a store is known to be open there.
 
     Raises
     ------
@@ -161,6 +167,8 @@ class WorkspaceStore:
         An argument that makes no sense, such as a path that is not UTF-8 or too long.
     SharedStoreUnreachable
         The place for the blobs does not answer, or belongs to another workspace.
+    WorkspaceElsewhere
+        The folder lies on a network file system, and another computer uses it.
 
     Examples
     --------
@@ -200,12 +208,21 @@ class WorkspaceStore:
         retention: bool = True,
         blobs: str | Path | None = None,
         fresh: bool = True,
+        inbox: bool = False,
+        take_over: bool = False,
     ) -> None:
         if durability not in _DURABILITIES:
             raise InvalidInput(
                 f"durability: expected one of {', '.join(_DURABILITIES)}, found {durability!r}."
             )
         shared, root = _place_of(workspace_path, blobs)
+        if inbox and (shared is not None or read_only or take_over or blobs is not None):
+            raise InvalidInput(
+                "inbox: expected alone, with the folder of a workspace; found it with "
+                f"{'an address' if shared is not None else 'read_only, take_over or blobs'}. Nothing was changed."
+            )
+        if take_over and read_only:
+            raise InvalidInput("take_over: expected in a store that may write, found read_only=True too.")
         settings = Settings(
             root,
             read_only=read_only,
@@ -218,6 +235,8 @@ class WorkspaceStore:
             shared=shared,
             blobs=blobs,
             fresh=bool(fresh),
+            inbox=inbox,
+            take_over=take_over,
         )
         self._keeps_to_policy = retention
         self._start(settings, cache_bytes)
@@ -263,6 +282,7 @@ class WorkspaceStore:
         # Weak: a store that nobody holds is closed, at interpreter exit at the latest.
         self._finalizer = weakref.finalize(self, self._engine.finish)
         self._watch = RetentionWatch(self._engine, self._keep_to_policy)
+        self._keeps_to_policy = self._keeps_to_policy and not settings.inbox
         if self._keeps_to_policy:
             self._watch.look()
 

@@ -18,7 +18,7 @@ from nirs_store.blobs.plain import hash_file
 from nirs_store.db.connection import CatalogLocked, Options, attach, schema_version
 from nirs_store.db.database import Connection
 from nirs_store.db.interrupts import interruptible
-from nirs_store.db.layout import as_folder
+from nirs_store.db.layout import as_folder, network_filesystem
 from nirs_store.db.lock import open_lock_file, try_lock, unlock
 from nirs_store.errors import BackupInvalid, InvalidInput, NirsStoreError, StoreBusy, UnknownId
 from nirs_store.maintenance.inspection import altered_arrays, unreadable
@@ -279,15 +279,16 @@ class BackupFolder:
             fd = open_lock_file(self.root / "lock")
         except OSError as error:
             raise write_error(self.root / "lock", error) from error
+        network = network_filesystem(self.root) is not None
         try:
-            if not try_lock(fd, exclusive=True):
+            if not try_lock(fd, exclusive=True, network=network):
                 raise StoreBusy(
                     f"Another process is making or removing backups in {self.root}. Nothing was changed; try again."
                 )
             try:
                 yield
             finally:
-                unlock(fd)
+                unlock(fd, network=network)
         finally:
             os.close(fd)
 

@@ -316,7 +316,7 @@ class BlobStore:
         key = self.key_of(digest, suffix)
         written = True
         if not self._writer.retry_if_pending(key):
-            if not self.backend.far and self._is_intact(key, digest, len(content)):
+            if not self.backend.far and self.is_intact(key, digest, len(content)):
                 written = False
             else:
                 self._writer.submit(key, digest, content)
@@ -340,7 +340,7 @@ class BlobStore:
         for draft, suffix in drafts:
             key = self.key_of(draft.digest, suffix)
             self._writer.wait_for_file(key)
-            written = not self._is_intact(key, draft.digest, draft.size)
+            written = not self.is_intact(key, draft.digest, draft.size)
             if written:
                 fresh[key] = draft.path
             found.append(BlobInfo(draft.digest, key, draft.size, written))
@@ -356,7 +356,7 @@ class BlobStore:
         self._writer.wait(hashes)
 
     def _write(self, key: str, digest: str, data: bytes) -> None:  # in a thread of the writer
-        if self.backend.far and self._is_intact(key, digest, len(data)):
+        if self.backend.far and self.is_intact(key, digest, len(data)):
             return
         self.backend.put({key: data})
         self._remember_put(key, digest)
@@ -367,7 +367,8 @@ class BlobStore:
         if found is not None:
             self._remember(key, digest, found.state)
 
-    def _is_intact(self, key: str, digest: str, size: int) -> bool:
+    def is_intact(self, key: str, digest: str, size: int) -> bool:
+        """Tell whether a blob is there, durable, and fits its hash, which is compared once in this process."""
         try:
             found = self.backend.stat(key)
             if found is None or found.state is None or found.size != size:

@@ -88,6 +88,10 @@ _COMMANDS = {
     "restore": (f"{_HOME}.backup:command_restore", "Restore an archive or a backup."),
     "gc": (f"{_HOME}.maintenance:command", "Remove model files without references."),
     "vacuum": (f"{_HOME}.maintenance:command_vacuum", "Shrink the catalog after deletions."),
+    "take-over": (
+        f"{_HOME}.maintenance:command_take_over",
+        "Free a workspace on a share from another computer.",
+    ),
     "check": (f"{_HOME}.maintenance:command_check", "Check that everything recorded is present and intact."),
     "repair": (f"{_HOME}.maintenance:command_repair", "Repair what a check found, as far as possible."),
 }

@@ -20,6 +20,7 @@ import duckdb
 from nirs_store.blobs.backend import BlobBackend
 from nirs_store.blobs.durable import write_error
 from nirs_store.blobs.plain import read_plain
+from nirs_store.db.journal import inbox_sessions, is_idle
 from nirs_store.db.layout import Layout
 from nirs_store.db.lock import open_lock_file, try_lock, unlock
 from nirs_store.errors import ReadOnlyStore, StoreClosed
@@ -106,8 +107,9 @@ class ClaimFolder:
         return 0
 
     def living(self) -> list[str]:
-        """List the files that are locked."""
-        return living(self._layout)
+        """List the files that are locked, and sessions that only record: they lock none, and their word must do."""
+        recording = [each.root.name for each in inbox_sessions(self._layout) if not is_idle(each)]
+        return living(self._layout) + recording
 
     def read(self, *, remove_dead: bool) -> set[str]:
         """Read the files that are locked."""
@@ -158,7 +160,7 @@ class ClaimFile:
         path = self._path if sys.platform == "win32" else self._draft
         fd = open_lock_file(path)
         try:
-            if not try_lock(fd, exclusive=True):
+            if not try_lock(fd, exclusive=True, network=self._layout.on_network):
                 raise OSError(f"a new claim file is locked by another process: {path}")
             if path is not self._path:
                 os.rename(path, self._path)
@@ -222,7 +224,7 @@ class ClaimFile:
         self._fd = None
 
 
-def _is_alive(path: Path) -> bool:
+def _is_alive(path: Path, *, network: bool) -> bool:
     """Whether the owner of a claim file lives: its lock cannot be taken. What is not a file was never locked."""
     try:
         fd = open_lock_file(path, create=False, writable=os.access(path, os.W_OK))
@@ -232,8 +234,8 @@ def _is_alive(path: Path) -> bool:
         # Another user may have shut the others out, or the disk fails: then nobody can say that he is gone.
         return error.errno not in _NO_FILE
     try:
-        if try_lock(fd, exclusive=False):
-            unlock(fd)
+        if try_lock(fd, exclusive=False, network=network):
+            unlock(fd, network=network)
             return False
         return True
     finally:
@@ -246,7 +248,7 @@ def living(layout: Layout) -> list[str]:
         names = sorted(os.listdir(layout.claims))
     except FileNotFoundError:
         return []
-    return [name for name in names if _is_alive(layout.claims / name)]
+    return [name for name in names if _is_alive(layout.claims / name, network=layout.on_network)]
 
 
 def read_claims(layout: Layout, *, remove_dead: bool) -> set[str]:
@@ -258,7 +260,7 @@ def read_claims(layout: Layout, *, remove_dead: bool) -> set[str]:
         return claimed
     for name in names:
         path = layout.claims / name
-        if _is_alive(path):
+        if _is_alive(path, network=layout.on_network):
             try:
                 text = read_plain(path).decode(errors="replace")
             except FileNotFoundError:

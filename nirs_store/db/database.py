@@ -25,6 +25,7 @@ from nirs_store.db.change_count import ChangeCount
 from nirs_store.db.claims import Claims, settle_trash
 from nirs_store.db.compact import Checkpoint, compact
 from nirs_store.db.connection import CatalogLocked, Instance, Options, create_catalog, schema_version
+from nirs_store.db.inbox import Inbox
 from nirs_store.db.interrupts import interruptible, is_interrupt
 from nirs_store.db.journal import Entry
 from nirs_store.db.layout import Layout, give_back, keep_back, little_is_left, share_log, size_of, sync_log
@@ -35,6 +36,7 @@ from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.db.sql import Incoming, translated
 from nirs_store.errors import (
     CatalogDamaged,
+    InboxOnly,
     NirsStoreError,
     ReadOnlyStore,
     SharedStoreUnreachable,
@@ -78,6 +80,7 @@ class Database:
         options: Options,
         on_idle: Callable[[], None],
         on_open: Callable[[Connection], None] | None = None,
+        closed: str | None = None,
     ) -> None:
         self._layout = layout
         self._journal = journal
@@ -100,6 +103,9 @@ class Database:
         self._changes = ChangeCount(layout)
         self._checkpoint = Checkpoint(layout)
         self._lease = Lease(layout, writable=writable)
+        self._inbox = Inbox(layout)
+        # Why nobody may come here, for a store that only records.
+        self._refusal = closed
         self._mutex = threading.RLock()
         self._held_for_fork = False
         # Threads that have come for it.
@@ -330,6 +336,8 @@ class Database:
     # -- inside ------------------------------------------------------------------------------
 
     def _enter(self, deadline: float) -> None:
+        if self._refusal is not None:
+            raise InboxOnly(self._refusal)
         me = threading.get_ident()
         self._coming.add(me)
         try:
@@ -360,7 +368,7 @@ class Database:
 
     def _try_enter(self) -> bool:
         """Enter for what nobody asked for, unless something is under way."""
-        if not self._mutex.acquire(blocking=False):
+        if self._refusal is not None or not self._mutex.acquire(blocking=False):
             return False
         if self._closed or self._depth > 0 or self._at_work:
             self._mutex.release()
@@ -426,10 +434,10 @@ class Database:
             return self._ready_read_only(deadline)
         if self.con is not None and self._nothing_new():
             return self.con
-        if self.con is None and self._journal.is_empty():
+        if self.con is None and self._nothing_new():
             self._lease.acquire(exclusive=False, timeout=_left(deadline))
             # A shared log knows only now what this catalog has.
-            if self._open_to_read(deadline) and self.con is not None and self._journal.is_empty():
+            if self._open_to_read(deadline) and self.con is not None and self._nothing_new():
                 return self.con
         return self._ready_to_write(deadline)
 
@@ -441,11 +449,12 @@ class Database:
         entries = [] if self._told_pending else self._journal.pending()
         applied = self._run(applied_ids, con) if entries else set()
         waiting = sum(entry.txid not in applied for entry in entries)
+        waiting += 0 if self._told_pending else self._inbox.waiting()
         if waiting:
             self._told_pending = True
             warnings.warn(
-                f"{self._layout.root} is read-only here: {waiting} commits in its journal could not be applied "
-                "and are not part of the answers.",
+                f"{self._layout.root} is read-only here: {waiting} commits in its journal or inbox could not be "
+                "applied and are not part of the answers.",
                 stacklevel=5,
             )
         return con
@@ -458,6 +467,7 @@ class Database:
         # A gc that died left blobs aside. Its claims are read before the journal is applied.
         unsettled = not self.sweeping and any(True for _ in self._layout.blobs.list("", trashed=True))
         claimed = self.claims.read(remove_dead=True) if unsettled else set()
+        self._inbox.take(self._journal)
         con = self._apply(deadline, at_most=None if unsettled else at_most, tidying=unsettled)
         if unsettled:
             self._run(lambda con: settle_trash(con, self._layout.blobs, claimed), con)
@@ -557,7 +567,7 @@ class Database:
 
     def _nothing_new(self) -> bool:
         """Whether the catalog holds every commit in the journal, as far as this connection knows."""
-        return self._journal.is_empty(self._applied or ())
+        return self._journal.is_empty(self._applied or ()) and not self._inbox.waiting()
 
     def _apply(self, deadline: float, *, at_most: int | None, tidying: bool) -> Connection:
         """Apply the journal, or its first segments; opens the catalog if need be. Errors as for `apply_journal`.

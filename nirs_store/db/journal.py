@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from nirs_store.blobs.durable import fsync_dir, remove_file, write_error, write_file
+from nirs_store.blobs.durable import fsync_dir, move_files, remove_file, write_error, write_file
 from nirs_store.blobs.plain import read_plain, stat_plain
 from nirs_store.db.arrow_rows import read_rows
 from nirs_store.db.delta import MAGIC as IMAGES
@@ -35,7 +35,7 @@ from nirs_store.db.delta import Delta, decode_images
 from nirs_store.db.layout import Layout, size_of, sync_log
 from nirs_store.db.schema import ADDED_COLUMNS, CHANGE_KINDS, SCHEMA_VERSION, SEGMENT_TABLES, arrow_schema
 from nirs_store.errors import CatalogDamaged, InvalidInput, WriteFailed
-from nirs_store.ids import new_id
+from nirs_store.ids import is_id, new_id
 from nirs_store.values import MOST_BYTES, as_array, from_json, target_of
 
 # -- Numpy arrays as content-addressed rows: dtype, shape and bytes, keyed by their hash.
@@ -290,6 +290,17 @@ class Journal:
         if entries:
             fsync_dir(self._layout.segments)
 
+    def receive(self, found: Sequence[Entry]) -> bool:
+        """Take over whole commits that lie elsewhere in the workspace, in their order; False if there is no number."""
+        last = max((entry.number for entry in self._list_once()), default=0)
+        if last + len(found) > _MOST_NUMBER:
+            return False
+        self._unlisted = 0
+        move_files(
+            [(entry.path, self._entry(last + place, entry.txid).path) for place, entry in enumerate(found, 1)]
+        )
+        return True
+
     def sync(self) -> None:
         """Make earlier unlinks durable."""
         fsync_dir(self._layout.segments)
@@ -391,6 +402,10 @@ def leftovers(layout: Layout, alive: Container[str]) -> list[Path]:
     # Copies of compressed files that were being made for programs that read a path.
     copies = (layout.root / "exports" / "files").glob("*/.*")
     places += sorted(path for path in copies if path.suffix in (".part", ".old"))
+    for session in inbox_sessions(layout):
+        places += session.tmp.iterdir() if session.tmp.is_dir() else ()
+        if is_idle(session) and not inbox_commits(session):
+            places.append(session.root)
     return [path for path in places if was_left(path, limit, alive)]
 
 
@@ -435,6 +450,37 @@ def remove_leftover(path: Path) -> None:
             raise write_error(path, error) from error
     else:
         remove_file(path, missing_ok=True)
+
+
+# A node that only records and has committed nothing for so long has ended.
+INBOX_IDLE = 7 * 86_400.0
+
+
+def inbox_sessions(layout: Layout) -> list[Layout]:
+    """List what sessions that only record have put into the inbox, each like a workspace; links are left alone."""
+    try:
+        names = sorted(os.listdir(layout.inbox))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    real = os.path.realpath(layout.inbox)
+    found = [Layout(layout.inbox / name) for name in names if is_id(name)]
+    return [
+        each
+        for each in found
+        if os.path.realpath(each.segments) == os.path.join(real, each.root.name, "journal", "segments")
+    ]
+
+
+def inbox_commits(session: Layout) -> list[Entry]:
+    """List the commits of such a session that nobody has taken over, in order."""
+    return Journal(session)._list_once()
+
+
+def is_idle(session: Layout) -> bool:
+    """Tell whether such a session has committed nothing for a week, by the clock of the file system."""
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - os.stat(session.segments).st_mtime > INBOX_IDLE
+    return False
 
 
 def is_commit_name(name: str) -> bool:

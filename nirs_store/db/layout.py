@@ -59,19 +59,18 @@ def network_filesystem(folder: Path) -> str | None:
     return name if _NETWORK.fullmatch(name) else None
 
 
-def warn_of_network(folder: Path) -> None:
+def warn_of_network(layout: Layout) -> None:
     """Say once a process and folder what cannot be promised on a network file system."""
     with _mutex:
-        if folder in _told:
+        if layout.root in _told:
             return
-        _told.add(folder)
-    kind = network_filesystem(folder)
-    if kind is not None:
+        _told.add(layout.root)
+    if layout.network is not None:
         warnings.warn(
-            f"{folder} lies on a network file system ({kind}). Several processes of one computer are kept apart "
-            "only if its file locks work; processes of different computers only if its server passes the locks "
-            "on; and a commit is as durable as the server makes a sync. Let one computer at a time write here, "
-            "or keep the workspace on a local disk.",
+            f"{layout.root} lies on a network file system ({layout.network}). One computer at a time can use it; "
+            "others are refused until the last store here is closed. Processes of this computer are kept apart "
+            "only if its file locks work, and a commit is as durable as the server makes a sync. Other computers "
+            "can record with inbox=True; or keep the workspace on a local disk.",
             stacklevel=6,
         )
 
@@ -204,6 +203,11 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
     # The last entry of the audit trail that was handed out; a check expects it in the catalog.
     audit_head = _place("journal/audit-head.json")
 
+    # On a network file system: which computer works here.
+    machine = _place("journal/machine")
+    # What nodes that only record have put there, a folder for each of their sessions.
+    inbox = _place("inbox")
+
     # In a replica of a shared workspace: of which one.
     replica = _place("replica.json")
     # Where the blobs lie, when not in the folder; and names in an object store that are never used again.
@@ -219,6 +223,11 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
             from nirs_store.blobs.places import remembered_backend
 
             return remembered_backend(self.blob_places)
+        return self.own_blobs
+
+    @cached_property
+    def own_blobs(self) -> LocalFolder:
+        """The blobs in the folder itself, whatever it says of others."""
         return LocalFolder(self.root, trash=self.aside, scratch=self.tmp)
 
     @cached_property
@@ -229,6 +238,16 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
         return WorkspacePlaces(
             self.root, self.blobs_place, self.artifacts, self.aside, self.condemned, self.tmp
         )
+
+    @cached_property
+    def network(self) -> str | None:
+        """Name of the network file system that the workspace lies on, None on a local disk."""
+        return network_filesystem(self.root)
+
+    @property
+    def on_network(self) -> bool:
+        """Whether locks are those of a network file system."""
+        return self.network is not None
 
     def holds(self, path: Path) -> bool:
         """Tell whether a path without links lies among the store's own files."""
@@ -327,7 +346,7 @@ def make_folders(layout: Layout, exists: bool) -> bool:
 
 def refuse_linked_folders(layout: Layout) -> None:
     """Refuse a workspace whose own folders are links: what is swept and deleted there would be somebody else's."""
-    for folder in layout.folders:
+    for folder in (*layout.folders, layout.inbox):
         try:
             found = os.lstat(folder)
         except OSError:

@@ -9,10 +9,12 @@ by itself, where a lock used as an announcement would be pinned by a stopped wai
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
 import socket
+import struct
 import sys
 import time
 from datetime import UTC, datetime
@@ -56,14 +58,14 @@ if sys.platform == "win32":
     def _region() -> _Overlapped:
         return _Overlapped(None, None, 0, 0x40000000, None)
 
-    def try_lock(fd: int, *, exclusive: bool) -> bool:
+    def try_lock(fd: int, *, exclusive: bool, network: bool = False) -> bool:
         """Take the lock if it is free; never waits."""
         handle = wintypes.HANDLE(msvcrt.get_osfhandle(fd))
         flags = _NOW | (_EXCLUSIVE if exclusive else 0)
         region = _region()
         return bool(_kernel32.LockFileEx(handle, flags, 0, 1, 0, ctypes.byref(region)))
 
-    def unlock(fd: int) -> None:
+    def unlock(fd: int, *, network: bool = False) -> None:
         """Give the lock up."""
         handle = wintypes.HANDLE(msvcrt.get_osfhandle(fd))
         region = _region()
@@ -72,18 +74,42 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def try_lock(fd: int, *, exclusive: bool) -> bool:
-        """Take the lock if it is free; never waits."""
-        mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+    # A local file system keeps flock apart from locks of byte ranges, so there everybody uses flock, as older versions
+    # do. A network file system makes flock a lock of all bytes, some of them one of the process, which is lost when
+    # another descriptor of the file is closed. There the lock belongs to the open file. Its byte is the one used on
+    # Windows: it excludes both, and the text of the file stays readable where locks are mandatory (SMB).
+    _BYTE = 0x40000000
+    _OPEN_FILE = getattr(fcntl, "F_OFD_SETLK", None) if sys.platform == "linux" else None
+
+    def _lock_open_file(fd: int, kind: int) -> bool:
+        """Lock or unlock through the open file; False where the system or the file system has no such locks."""
+        if _OPEN_FILE is None:
+            return False
+        # struct flock: l_type, l_whence, l_start, l_len, and l_pid, which must be 0.
         try:
-            fcntl.flock(fd, mode | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.fcntl(fd, _OPEN_FILE, struct.pack("hhqqi4x", kind, os.SEEK_SET, _BYTE, 1, 0))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
             return False
         return True
 
-    def unlock(fd: int) -> None:
+    def try_lock(fd: int, *, exclusive: bool, network: bool = False) -> bool:
+        """Take the lock if it is free; never waits. All who lock a file must agree on `network`."""
+        try:
+            if network and _lock_open_file(fd, fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK):
+                return True
+            fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def unlock(fd: int, *, network: bool = False) -> None:
         """Give the lock up."""
-        fcntl.flock(fd, fcntl.LOCK_UN)
+        if not (network and _lock_open_file(fd, fcntl.F_UNLCK)):
+            fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 _POLL = 0.002
@@ -132,7 +158,7 @@ class Lease:
             with contextlib.suppress(OSError):  # only a hint for other processes' messages
                 self._layout.holder.unlink()
         if self.mode is not None:
-            unlock(self._fd)
+            unlock(self._fd, network=self._layout.on_network)
         self.mode = None
         os.close(self._fd)
         self._fd = None
@@ -165,7 +191,7 @@ class Lease:
             except OSError as error:
                 raise write_error(self._layout.lock, error) from error
         try:
-            if not try_lock(self._fd, exclusive=exclusive):
+            if not try_lock(self._fd, exclusive=exclusive, network=self._layout.on_network):
                 return False
         except OSError as error:
             raise write_error(self._layout.lock, error) from error

@@ -22,10 +22,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
+from nirs_store.blobs.durable import ensure_dir
 from nirs_store.blobs.store import BlobStore
 from nirs_store.db.claims import ClaimFolder, Claims
 from nirs_store.db.connection import Options, refuse_foreign
 from nirs_store.db.database import Connection, Database
+from nirs_store.db.inbox import InboxClaims, InboxLog
 from nirs_store.db.journal import Journal
 from nirs_store.db.layout import (
     Layout,
@@ -38,6 +40,7 @@ from nirs_store.db.layout import (
     warn_of_network,
 )
 from nirs_store.db.log import CommitLog
+from nirs_store.db.machine import Presence
 from nirs_store.db.recorder import Buffer, KnownIds, Recorder
 from nirs_store.db.settings import SettingsMirror
 from nirs_store.db.sql import execute
@@ -81,6 +84,10 @@ class Settings:
     blobs: str | Path | None = None
     # False: the replica of a shared workspace answers as it is; its server is not asked.
     fresh: bool = True
+    # Whether this object only records, into the inbox of the workspace.
+    inbox: bool = False
+    # Whether a workspace on a network file system is taken over from the computer that left its name.
+    take_over: bool = False
 
 
 class Parts(NamedTuple):
@@ -91,6 +98,8 @@ class Parts(NamedTuple):
     claims: Claims
     meta: Mapping[str, str] = MappingProxyType({})
     """What an empty catalog says of itself."""
+    session_id: str | None = None
+    """The session that the folder belongs to, in an inbox."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +210,8 @@ class Engine:
         self.writable = writable and not settings.read_only
         self.known = KnownIds()
         self.journal = parts.log
-        self.workspace_settings = SettingsMirror(layout)
+        self.workspace_settings = SettingsMirror(Layout(settings.root) if settings.inbox else layout)
+        self._presence = Presence(layout, writable=writable, network=not settings.inbox and layout.on_network)
         self.blobs = BlobStore(layout.blobs, generation=self.claims.generation)
         self._closed = False
         self._gone = False
@@ -212,7 +222,7 @@ class Engine:
         self._owns_session = settings.session_id is None
         self._pid = os.getpid()
         claim_id = new_id()
-        self.session_id = settings.session_id or claim_id
+        self.session_id = settings.session_id or parts.session_id or claim_id
         self._session_recorded = not self._owns_session
         self._claim = self.claims.own(claim_id)
         self._keeper = Keeper(self)
@@ -225,6 +235,7 @@ class Engine:
             options=options,
             on_idle=self._keeper.wake,
             on_open=self.workspace_settings.reconcile if writable else None,
+            closed=_only_records(settings.root) if settings.inbox else None,
         )
         self.recorder = Recorder(
             self.journal,
@@ -241,7 +252,7 @@ class Engine:
     @property
     def place(self) -> str:
         """Where the workspace is, for people: its folder, or the address of a shared one."""
-        return str(self.settings.shared or self.layout.root)
+        return str(self.settings.shared or (self.settings.root if self.settings.inbox else self.layout.root))
 
     def location(self) -> Location:
         """Say where the workspace is, and how far a replica of it has come."""
@@ -266,6 +277,8 @@ class Engine:
             from nirs_store.shared.opening import open_engine
 
             return open_engine(settings)
+        if settings.inbox:
+            return cls(settings, _inbox_parts(settings), writable=True)
         if parts is None:
             layout = Layout(settings.root)
             refuse_replica(layout)
@@ -298,6 +311,7 @@ class Engine:
         writable = (follows or not settings.read_only) and make_folders(layout, exists)
         engine = cls(settings, parts, writable=writable)
         try:
+            engine._presence.enter(take_over=settings.take_over)
             if not exists:
                 engine.access.create_if_missing(
                     timeout=settings.lock_timeout,
@@ -308,7 +322,7 @@ class Engine:
                 engine.access.verify(timeout=settings.lock_timeout)
                 engine._name_rejections()
                 if writable:
-                    warn_of_network(layout.root)
+                    warn_of_network(layout)
         except BaseException:
             engine.abort()
             raise
@@ -366,7 +380,7 @@ class Engine:
             with self.recording():
                 pass
             self.recorder.flush()
-        return replace(self.settings, create=False, session_id=self.session_id)
+        return replace(self.settings, create=False, take_over=False, session_id=self.session_id)
 
     def _forget_discarded(self, rows: Buffer) -> None:
         """Forget what a transaction threw away."""
@@ -420,6 +434,8 @@ class Engine:
         (False, None) means that the catalog is busy: the row is then checked when it is applied.
         """
         self.check_open()
+        if self.settings.inbox:
+            return False, None
         if not self.recorder.in_transaction:
             self.recorder.flush()
         try:
@@ -457,6 +473,7 @@ class Engine:
         moment = time.monotonic()
         if closely or moment >= self._look_again:
             self._look_again = moment + _LOOK_EVERY
+            self._presence.check()
             rejected = self._new_rejections()
             if rejected is not None:
                 raise rejected
@@ -576,6 +593,7 @@ class Engine:
             finally:
                 self._claim.close()
                 self.journal.close()
+                self._presence.leave()
                 _watched.discard(self)
         self._gone = True
 
@@ -622,7 +640,9 @@ class Engine:
         self.blobs.after_fork_in_child()
         self.known.after_fork_in_child()
         self.journal.after_fork_in_child()
-        begun = self._claim.exists or not self._owns_session
+        self._presence.abandon()
+        # The folder in an inbox belongs to one session.
+        begun = self._claim.exists or not self._owns_session or self.settings.inbox
         self._claim.abandon()
         self._claim = self.claims.own(new_id())
         if begun:
@@ -655,6 +675,30 @@ class Engine:
                 f"{self.layout.rejected}: {names}",
                 stacklevel=5,
             )
+
+
+def _only_records(root: Path) -> str:
+    return (
+        f"{root} was opened with inbox=True, which only records: runs, pipelines, chains, predictions, logs, training "
+        "curves and artifacts. Nothing was changed. Queries, predictions, deletions, files, data sets, calibrations "
+        "and evaluations need a store on the computer that owns the workspace; it also applies what is recorded here."
+    )
+
+
+def _inbox_parts(settings: Settings) -> Parts:
+    """Give what a store that only records is made of: the folder of its session in the inbox, no catalog, no lock."""
+    home = Layout(settings.root)
+    refuse_replica(home)
+    refuse_linked_folders(home)
+    if not home.catalog.exists():
+        raise NotAWorkspace(
+            f"{settings.root} is not a workspace: it has no store.duckdb. Nothing was changed. Make the workspace "
+            "first, on the computer that is to own it; a store with inbox=True only records into one."
+        )
+    ensure_dir(home.inbox, shared=True)
+    session_id = settings.session_id or new_id()
+    layout = Layout(home.inbox / session_id)
+    return Parts(layout, InboxLog(layout), InboxClaims(layout), session_id=session_id)
 
 
 def _finish(engine: weakref.ref[Engine]) -> None:

@@ -36,11 +36,14 @@ from nirs_store.db.journal import (
     SegmentDamaged,
     SegmentNewer,
     decode,
+    inbox_commits,
+    inbox_sessions,
     is_commit_name,
     leftovers,
     read_entry,
 )
 from nirs_store.db.layout import Layout, as_folder, refuse_linked_folders
+from nirs_store.db.machine import Presence
 from nirs_store.db.objects import altered_views, foreign_objects, objects_of
 from nirs_store.db.schema import SCHEMA_VERSION, VIEWS
 from nirs_store.errors import (
@@ -94,6 +97,9 @@ def reader_of(layout: Layout) -> Database:
             "Name another folder."
         )
     refuse_linked_folders(layout)
+    presence = Presence(layout, writable=False, network=layout.on_network)
+    presence.enter()
+    presence.leave()
     log, claims = Journal(layout), ClaimFolder(layout)
     return Database(layout, log, claims, writable=False, options=Options(), on_idle=lambda: None)
 
@@ -164,6 +170,7 @@ class Surroundings:
     dead_claims: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
+    inbox: dict[str, int] = field(default_factory=dict)
     damaged: list[tuple[Entry, str]] = field(default_factory=list)
     newer: list[tuple[Entry, str]] = field(default_factory=list)
     rejected: list[tuple[Rejection, Segment | None]] = field(default_factory=list)
@@ -185,6 +192,12 @@ class Surroundings:
                 "may write applies them."
             )
             found.append(finding("segments_pending", "journal/segments", words))
+        if any(self.inbox.values()):
+            words = (
+                f"{sum(self.inbox.values())} commits of {sum(map(bool, self.inbox.values()))} sessions that only "
+                "record wait to be applied; the next query of a store that may write applies them."
+            )
+            found.append(finding("segments_pending", "inbox", words))
         for entry, reason in self.damaged:
             name, words = entry.path.name, f"a commit that cannot be applied: {reason}."
             found.append(finding("segment_damaged", f"journal/segments/{name}", words, subject=(name,)))
@@ -254,6 +267,7 @@ def is_old(blobs: BlobBackend, key: str, now: float) -> bool:
 def _read_commits(layout: Layout, seen: Surroundings) -> None:
     journal = Journal(layout)
     entries = journal.pending()
+    seen.inbox = {each.root.name: len(inbox_commits(each)) for each in inbox_sessions(layout)}
     for entry in entries:
         try:
             seen.segments.append(read_segment(entry))

@@ -442,7 +442,7 @@ def _stored(engine: Engine) -> set[str]:
 
 
 # What lies in a workspace beside the catalog's file and the blobs; anything else is the user's own.
-_FOLDERS = ("journal", "quarantine", "exports", "library")
+_FOLDERS = ("journal", "inbox", "quarantine", "exports", "library")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``nirs-store check``, ``repair``, ``delete``, ``trash``, ``retention``, ``gc`` and ``vacuum``."""
+"""``nirs-store check``, ``repair``, ``delete``, ``trash``, ``retention``, ``gc``, ``vacuum`` and ``take-over``."""
 
 from __future__ import annotations
 
@@ -513,3 +513,30 @@ def unpin(store: WorkspaceStore, thing: str) -> None:
 
     there = store.retention.unpin(find_thing(store, thing))
     click.echo(f"Unpinned {thing}." if there else f"{thing} was not pinned.")
+
+
+# -- ``nirs-store take-over``.
+
+
+@click.command("take-over", cls=Command)
+@yes_option
+@workspace_option
+def command_take_over(yes: bool, workspace: Path) -> None:
+    """Free a workspace on a network share from a computer that crashed or is gone.
+
+    Stop everything that uses the workspace on that computer first: two computers that write into one folder
+    destroy its catalog.
+    """
+    from nirs_store.errors import WorkspaceElsewhere
+    from nirs_store.store import WorkspaceStore
+
+    try:
+        WorkspaceStore(workspace, create=False).close()
+    except WorkspaceElsewhere as error:
+        host = printable(error.host or "a computer without a name")
+        since = "" if error.since is None else f" since {error.since:%Y-%m-%d %H:%M} UTC"
+        click.echo(f"Used by {host}{since}.")
+        if not confirm("Has every store there been closed?", yes):
+            return
+        WorkspaceStore(workspace, create=False, take_over=True).close()
+    click.echo("No other computer uses the workspace.")

@@ -1,0 +1,211 @@
+"""The inbox: what sessions that only record have put into a workspace, until a store that owns it takes that over.
+
+Each has a folder ``inbox/<session>``, shaped like a workspace without a catalog: its commits, and the blobs that they
+name. It takes no lock, because it writes nothing that anybody else writes; and no gc looks in there, so its blobs
+need no claims. Whoever takes a commit over has the workspace's lock alone, and brings its blobs first.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from nirs_store.blobs.backend import BlobBackend
+from nirs_store.blobs.durable import ensure_dir
+from nirs_store.blobs.store import BlobStore, blob_key
+from nirs_store.db.claims import Claim, Collector
+from nirs_store.db.journal import (
+    Entry,
+    Journal,
+    Segment,
+    SegmentDamaged,
+    SegmentNewer,
+    inbox_commits,
+    inbox_sessions,
+    read_entry,
+)
+from nirs_store.db.layout import Layout
+from nirs_store.db.log import CommitLog
+from nirs_store.errors import InvalidInput, ReadOnlyStore, WriteFailed, quoted
+from nirs_store.ids import now_naive
+
+_BATCH = 256
+_PIECE = 1 << 20
+
+
+# -- Recording into it.
+
+
+class InboxLog(Journal):
+    """The commits of one session; a `CommitLog`."""
+
+    def append(
+        self, pieces: list[bytes], txid: str, alone: Callable[[], bool] = lambda: False
+    ) -> tuple[Entry, int]:
+        """Commit one segment durably, also when the folder was taken over and removed meanwhile."""
+        make_session(self._layout)
+        return super().append(pieces, txid)
+
+
+class InboxClaims:
+    """The claims of sessions that only record: none are needed; a `Claims`."""
+
+    collector: Collector | None = None
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def own(self, claim_id: str, /) -> Claim:
+        """Give what a store object asks for a claim."""
+        return _NoClaim(self._layout, claim_id)
+
+    def living(self) -> list[str]:
+        """Know of nobody."""
+        return []
+
+    def read(self, *, remove_dead: bool) -> set[str]:
+        """Know of no claims."""
+        return set()
+
+    def generation(self, digest: str, /) -> int:
+        """Use each key again."""
+        return 0
+
+
+class _NoClaim:
+    def __init__(self, layout: Layout, claim_id: str) -> None:
+        self._layout = layout
+        self.claim_id = claim_id
+        self.exists = False
+
+    def is_only_one(self) -> bool:
+        return False
+
+    def ensure(self) -> None:
+        if not self.exists:
+            make_session(self._layout)
+            self.exists = True
+
+    def add(self, token: str, /) -> None:
+        self.ensure()
+
+    def clear(self, keep: set[str], /) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def abandon(self) -> None:
+        pass
+
+
+def make_session(layout: Layout) -> None:
+    """Make the folders of a session that only records."""
+    for folder in (layout.root, layout.artifacts, layout.journal, layout.segments, layout.tmp):
+        ensure_dir(folder, shared=True)
+
+
+# -- Taking it over.
+
+
+class Inbox:
+    """The way of those commits into the journal of the workspace; used with its lock held alone."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._blobs: BlobStore | None = None
+        self._told: set[Path] = set()
+
+    def waiting(self) -> int:
+        """Count the commits that wait."""
+        return sum(len(inbox_commits(session)) for session in inbox_sessions(self._layout))
+
+    def take(self, log: CommitLog) -> None:
+        """Move what waits into the journal, the blobs first; what is damaged is set aside, whole."""
+        # Of a shared workspace the log is elsewhere, and nobody has an inbox in a replica.
+        if not isinstance(log, Journal):
+            return
+        for session in inbox_sessions(self._layout):
+            commits, ended = inbox_commits(session), False
+            for start in range(0, len(commits), _BATCH):
+                ready: list[Entry] = []
+                for entry in commits[start : start + _BATCH]:
+                    segment = self._checked(log, session, entry)
+                    if segment is not None:
+                        ready.append(entry)
+                        ended = ended or _ends(segment, session.root.name)
+                if ready and not log.receive(ready):
+                    return  # the commit with the highest number goes first
+            if ended and not inbox_commits(session):
+                # What it still wants to say, it says in a new folder.
+                shutil.rmtree(session.root, ignore_errors=True)
+
+    def _checked(self, log: Journal, session: Layout, entry: Entry) -> Segment | None:
+        """Read a commit and bring its blobs; None where it has to wait, or was set aside."""
+        try:
+            segment = read_entry(entry)
+            if segment.delta is not None:
+                raise SegmentDamaged("it is a direct change, where only rows are taken")
+            self._bring_blobs(session.own_blobs, segment)
+        except FileNotFoundError:
+            return None
+        except (WriteFailed, ReadOnlyStore):
+            raise  # the workspace itself cannot be written
+        except (OSError, SegmentNewer) as error:
+            if entry.path not in self._told:
+                self._told.add(entry.path)
+                warnings.warn(
+                    f"A commit waits in the inbox and is not part of the answers: {entry.path}: {error}. "
+                    "Upgrade nirs_store here, or let its owner give the right to read it.",
+                    stacklevel=8,
+                )
+            return None
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            rejection = log.reject(entry, reason=str(error), claim="", at=now_naive().isoformat())
+            warnings.warn(
+                f"A commit in the inbox could not be applied and was moved to {rejection.path}: {error}",
+                stacklevel=8,
+            )
+            return None
+        return segment
+
+    def _bring_blobs(self, there: BlobBackend, segment: Segment) -> None:
+        if "blobs" not in segment.tables:
+            return
+        if self._blobs is None:
+            self._blobs = BlobStore(self._layout.blobs)
+        columns = ["artifact_id", "artifact_path", "content_hash", "size_bytes"]
+        for row in segment.tables["blobs"].select(columns).to_pylist():
+            ident, key, digest, size = (row[name] for name in columns)
+            try:
+                suffix = str(key).rpartition(".")[2]
+                named = ident == digest and key == blob_key(digest, suffix)
+            except InvalidInput:
+                named = False
+            if not named:
+                raise SegmentDamaged(f"its artifact {quoted(ident)} is not named after its content")
+            if not self._blobs.is_intact(key, digest, size):
+                self._copy(there, key, digest, suffix)
+
+    def _copy(self, there: BlobBackend, key: str, digest: str, suffix: str) -> None:
+        assert self._blobs is not None
+        if there.stat(key) is None:
+            raise SegmentDamaged(f"the bytes of its artifact {digest} are not there")
+        with there.open(key)[0] as source:
+            draft = self._blobs.draft()
+            try:
+                while piece := source.read(_PIECE):
+                    draft.write(piece)
+                if draft.finish().digest != digest:
+                    raise SegmentDamaged(f"the bytes of its artifact {digest} have another hash")
+                self._blobs.adopt([(draft, suffix)])
+            finally:
+                draft.discard()
+
+
+def _ends(segment: Segment, session_id: str) -> bool:
+    changes = segment.tables.get("changes")
+    rows = [] if changes is None else changes.select(["kind", "id"]).to_pylist()
+    return {"kind": "end_session", "id": session_id} in rows

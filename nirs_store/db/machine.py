@@ -1,0 +1,234 @@
+"""Which computer uses a workspace on a network file system: it leaves its name in ``journal/machine``.
+
+Locks there may hold on the computer that takes them alone. So others are refused until the last store here is closed,
+or until somebody who has looked takes over. On a local file system nothing is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import socket
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nirs_store.blobs.durable import ensure_dir, fsync_dir, remove_file, rename_if_absent, write_error
+from nirs_store.blobs.plain import open_plain, read_plain
+from nirs_store.db.layout import Layout
+from nirs_store.db.lock import open_lock_file, try_lock, unlock
+from nirs_store.errors import WorkspaceElsewhere
+from nirs_store.ids import new_id
+
+_PATIENCE = 1.0
+_POLL = 0.005
+
+
+@functools.cache
+def this_computer() -> dict[str, str]:
+    """Name this computer: its host name, and ids of its installation and of its present start where there are any."""
+    return {
+        "host": socket.gethostname(),
+        "machine": _text("/etc/machine-id"),
+        "boot": _text("/proc/sys/kernel/random/boot_id"),
+    }
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text("ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _is_here(found: dict[str, Any]) -> bool:
+    """Tell whether a file names this computer."""
+    here = this_computer()
+    # Containers of one computer have a start in common, and one kernel keeps their locks.
+    if here["boot"] and found.get("boot") == here["boot"]:
+        return True
+    # After a restart. Computers made from one image may have an id in common, but hardly their names as well.
+    return found.get("host") == here["host"] and found.get("machine", "") == here["machine"]
+
+
+class Presence:
+    """What one store object says of its computer, from its opening to its end."""
+
+    # The file is locked in common by all stores of this computer; who can lock it alone at the end is the last.
+
+    def __init__(self, layout: Layout, *, writable: bool, network: bool) -> None:
+        self._layout = layout
+        self._writable = writable
+        self._network = network
+        self._path = layout.machine
+        self._fd: int | None = None
+        self._mutex = threading.Lock()
+
+    def enter(self, *, take_over: bool = False) -> None:
+        """Leave the name of this computer, or raise `WorkspaceElsewhere`; who only reads leaves none."""
+        with self._mutex:
+            self._enter(take_over=take_over)
+
+    def check(self) -> None:
+        """Look again: somebody may have taken over. Costs nothing on a local file system."""
+        if not self._network:
+            return
+        with self._mutex:
+            # Read, not only looked at: opening a file is what makes a network file system ask its server.
+            found = _read(self._path)
+            if self._fd is None or not found or not (_is_here(found) and _is_file_of(self._fd, self._path)):
+                self._let_go()
+                self._enter()
+
+    def leave(self) -> None:
+        """Remove the name if no other store of this computer is open."""
+        with self._mutex:
+            fd, self._fd = self._fd, None
+        if fd is None:
+            return
+        try:
+            with contextlib.suppress(
+                OSError
+            ):  # a name that stays keeps out other computers, as after a crash
+                unlock(fd, network=True)
+                if (
+                    self._writable
+                    and try_lock(fd, exclusive=True, network=True)
+                    and _is_file_of(fd, self._path)
+                ):
+                    os.unlink(self._path)
+                    fsync_dir(self._path.parent)
+        finally:
+            os.close(fd)
+
+    def abandon(self) -> None:
+        """Let go in a forked child, which looks again at its next call."""
+        self._mutex = threading.Lock()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def _enter(self, *, take_over: bool = False) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        try:
+            while True:
+                entered = self._try(deadline, take_over=take_over)
+                if entered:
+                    return
+                # Only the name that was there when somebody had looked.
+                take_over = take_over and entered is False
+                time.sleep(_POLL)
+        except WorkspaceElsewhere:
+            raise
+        except OSError as error:
+            raise write_error(self._path, error) from error
+
+    def _try(self, deadline: float, *, take_over: bool) -> bool | None:
+        """Make one attempt; False when another process is coming or leaving, None when the other name is gone now."""
+        if not self._network and not (os.path.lexists(self._path) and _is_own(self._path)):
+            return True
+        if self._network and self._writable and not os.path.lexists(self._path):
+            self._leave_name()
+        try:
+            fd = open_lock_file(self._path, create=False, writable=os.access(self._path, os.W_OK))
+        except FileNotFoundError:
+            return not self._writable
+        keep = False
+        try:
+            late = time.monotonic() > deadline
+            found = _read(self._path) or {}
+            if _is_here(found):
+                locked = try_lock(fd, exclusive=False, network=True)
+                keep = locked and self._network and _is_file_of(fd, self._path)
+                if late and not keep:
+                    raise self._elsewhere(found, "Another process here has had its name locked for too long.")
+                return keep or not self._network
+            if not take_over:
+                raise self._elsewhere(found, _REMEDY)
+            if not try_lock(fd, exclusive=True, network=True):
+                if late:
+                    raise self._elsewhere(
+                        found, "A store is still open there, so it cannot be taken over. " + _REMEDY
+                    )
+                return False
+            if _is_file_of(fd, self._path):
+                remove_file(self._path, missing_ok=True)
+                fsync_dir(self._path.parent)
+            return None
+        finally:
+            if keep:
+                self._fd = fd
+            else:
+                os.close(fd)
+
+    def _leave_name(self) -> None:
+        ensure_dir(self._layout.tmp, shared=True)
+        draft = self._layout.tmp / f"machine-{new_id()}"
+        fd = open_plain(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            # Its own number tells the file from one in a copy of the folder.
+            name = {**this_computer(), "since": datetime.now(UTC).isoformat(), "file": os.fstat(fd).st_ino}
+            os.write(fd, json.dumps(name).encode())
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        try:
+            rename_if_absent(draft, self._path)
+        except FileExistsError:
+            remove_file(draft, missing_ok=True)
+        fsync_dir(self._path.parent)
+
+    def _elsewhere(self, found: dict[str, Any], remedy: str) -> WorkspaceElsewhere:
+        host = found.get("host")
+        since = None
+        with contextlib.suppress(ValueError):
+            since = datetime.fromisoformat(str(found.get("since")))
+        who = (
+            f"the computer {host!r} uses it"
+            if isinstance(host, str)
+            else "a computer that left no name uses it"
+        )
+        when = "" if since is None else f" since {since:%Y-%m-%d %H:%M} UTC"
+        return WorkspaceElsewhere(
+            f"{self._layout.root} lies on a network file system, and {who}{when}. Nothing was changed. {remedy}",
+            host=host if isinstance(host, str) else None,
+            since=since,
+        )
+
+
+_REMEDY = (
+    "Close its stores there. If that computer crashed or is gone, and you have looked, open it here with "
+    "take_over=True, or run `nirs-store take-over`. To record from here meanwhile, open it with inbox=True."
+)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Read the file; None where there is none, nothing known where it says nothing."""
+    try:
+        found = json.loads(read_plain(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_file_of(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _is_own(path: Path) -> bool:
+    """Tell a folder that others see over a network from a copy of it on a local disk."""
+    with contextlib.suppress(OSError):
+        return (_read(path) or {}).get("file") == os.lstat(path).st_ino
+    return False

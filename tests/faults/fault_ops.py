@@ -222,6 +222,8 @@ OPERATIONS: dict[str, Operation] = {
         Operation("migrate", "old", _ask),
         Operation("apply", "waiting", _ask_and_linger, threads=("main", "keeper")),
         Operation("create", "nothing", _complete_pipeline),
+        Operation("inbox", "usual", _complete_pipeline, threads=("main", "blobs"), options={"inbox": True}),
+        Operation("take_inbox", "arrived", _ask_and_linger),
     )
 }
 
@@ -260,6 +262,15 @@ def _waiting(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def _arrived(folder: Path) -> dict[str, Any]:
+    facts = _usual(folder)
+    with WorkspaceStore(folder, inbox=True) as store:
+        run_id = store.begin_run("arrived", {}, [])
+        facts["waiting"] = [_whole_pipeline(store, run_id, f"waiting-{n}", 10 + n)[0] for n in range(3)]
+        store.complete_run(run_id, {})
+    return facts
+
+
 _left_open: list[WorkspaceStore] = []
 
 
@@ -281,6 +292,7 @@ def _nothing(folder: Path) -> dict[str, Any]:
 BASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "usual": _usual,
     "waiting": _waiting,
+    "arrived": _arrived,
     "old": _old,
     "nothing": _nothing,
 }

@@ -117,7 +117,9 @@ def _operate(request: dict[str, Any], line: Line) -> None:
         line.send({"ack": what})
 
     def open_store() -> WorkspaceStore:
-        return WorkspaceStore(request["workspace"], durability=operation.durability, lock_timeout=5.0)
+        return WorkspaceStore(
+            request["workspace"], durability=operation.durability, lock_timeout=5.0, **operation.options
+        )
 
     def ready(tid: int) -> None:
         processors = sorted(os.sched_getaffinity(0))

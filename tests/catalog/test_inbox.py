@@ -223,7 +223,7 @@ def test_an_artifact_that_was_saved_elsewhere_cannot_be_named(share: Path) -> No
 
 def test_the_guard_of_the_workspace_holds_there_too(share: Path) -> None:
     with WorkspaceStore(share) as store:
-        store.audit.guard.forbid("patient")
+        store.audit.guard.forbid(keys=["patient"])
     with WorkspaceStore(share, inbox=True) as node, pytest.raises(ForbiddenContent):
         node.begin_run("r", {"patient": "x"}, [])
 

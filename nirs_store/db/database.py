@@ -81,6 +81,7 @@ class Database:
         on_idle: Callable[[], None],
         on_open: Callable[[Connection], None] | None = None,
         closed: str | None = None,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         self._layout = layout
         self._journal = journal
@@ -102,7 +103,8 @@ class Database:
         self._kept, self._kept_bytes = 0, 0
         self._changes = ChangeCount(layout)
         self._checkpoint = Checkpoint(layout)
-        self._lease = Lease(layout, writable=writable)
+        self._look = look
+        self._lease = Lease(layout, writable=writable, look=look)
         self._inbox = Inbox(layout)
         # Why nobody may come here, for a store that only records.
         self._refusal = closed
@@ -188,7 +190,7 @@ class Database:
         deadline = time.monotonic() + timeout
         with _Turn(self, deadline):
             self._give_up()
-            lease = Lease(self._layout, writable=False)
+            lease = Lease(self._layout, writable=False, look=self._look)
             instance = Instance(
                 self._layout.catalog, msgspec.structs.replace(self._options, whole_indexes=True), None
             )
@@ -327,7 +329,7 @@ class Database:
         self.con = self._applied = None
         self._checkpoint = Checkpoint(self._layout)
         self._lease.abandon()
-        self._lease = Lease(self._layout, writable=self._writable)
+        self._lease = Lease(self._layout, writable=self._writable, look=self._look)
         self._mutex = threading.RLock()
         self._coming = set()
         self._depth = 0

@@ -28,7 +28,7 @@ from nirs_store.db.journal import (
 )
 from nirs_store.db.layout import Layout
 from nirs_store.db.log import CommitLog
-from nirs_store.errors import InvalidInput, ReadOnlyStore, WriteFailed, quoted
+from nirs_store.errors import InvalidInput, WriteFailed, quoted
 from nirs_store.ids import now_naive
 
 _BATCH = 256
@@ -119,8 +119,14 @@ class Inbox:
         self._told: set[Path] = set()
 
     def waiting(self) -> int:
-        """Count the commits that wait."""
-        return sum(len(inbox_commits(session)) for session in inbox_sessions(self._layout))
+        """Count the commits that wait; a folder that cannot be read counts as one, so that somebody is told of it."""
+        count = 0
+        for session in inbox_sessions(self._layout):
+            try:
+                count += len(inbox_commits(session))
+            except OSError:
+                count += 1
+        return count
 
     def take(self, log: CommitLog) -> None:
         """Move what waits into the journal, the blobs first; what is damaged is set aside, whole."""
@@ -128,19 +134,37 @@ class Inbox:
         if not isinstance(log, Journal):
             return
         for session in inbox_sessions(self._layout):
-            commits, ended = inbox_commits(session), False
-            for start in range(0, len(commits), _BATCH):
-                ready: list[Entry] = []
-                for entry in commits[start : start + _BATCH]:
-                    segment = self._checked(log, session, entry)
-                    if segment is not None:
-                        ready.append(entry)
-                        ended = ended or _ends(segment, session.root.name)
-                if ready and not log.receive(ready):
-                    return  # the commit with the highest number goes first
-            if ended and not inbox_commits(session):
-                # What it still wants to say, it says in a new folder.
-                shutil.rmtree(session.root, ignore_errors=True)
+            try:
+                self._take_session(log, session)
+            except FileNotFoundError:
+                continue  # somebody has moved it; the next query looks again
+            except PermissionError as error:
+                self._tell(session.root, str(error))
+
+    def _take_session(self, log: Journal, session: Layout) -> None:
+        commits, ended = inbox_commits(session), False
+        for start in range(0, len(commits), _BATCH):
+            ready: list[Entry] = []
+            for entry in commits[start : start + _BATCH]:
+                segment = self._checked(log, session, entry)
+                if segment is not None:
+                    ready.append(entry)
+                    ended = ended or _ends(segment, session.root.name)
+            if ready and not log.receive(ready):
+                return  # the commit with the highest number goes first
+        if ended and not inbox_commits(session):
+            # What it still wants to say, it says in a new folder.
+            shutil.rmtree(session.root, ignore_errors=True)
+
+    def _tell(self, path: Path, reason: str) -> None:
+        """Warn once of something that has to wait."""
+        if path not in self._told:
+            self._told.add(path)
+            warnings.warn(
+                f"{path} waits in the inbox and is not part of the answers: {reason.rstrip('.')}. Upgrade nirs_store "
+                "here if it is newer, or let its owner give the group the right to read and write it.",
+                stacklevel=9,
+            )
 
     def _checked(self, log: Journal, session: Layout, entry: Entry) -> Segment | None:
         """Read a commit and bring its blobs; None where it has to wait, or was set aside."""
@@ -151,16 +175,10 @@ class Inbox:
             self._bring_blobs(session.own_blobs, segment)
         except FileNotFoundError:
             return None
-        except (WriteFailed, ReadOnlyStore):
+        except WriteFailed:
             raise  # the workspace itself cannot be written
         except (OSError, SegmentNewer) as error:
-            if entry.path not in self._told:
-                self._told.add(entry.path)
-                warnings.warn(
-                    f"A commit waits in the inbox and is not part of the answers: {entry.path}: {error}. "
-                    "Upgrade nirs_store here, or let its owner give the right to read it.",
-                    stacklevel=8,
-                )
+            self._tell(entry.path, str(error))
             return None
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             rejection = log.reject(entry, reason=str(error), claim="", at=now_naive().isoformat())

@@ -403,9 +403,10 @@ def leftovers(layout: Layout, alive: Container[str]) -> list[Path]:
     copies = (layout.root / "exports" / "files").glob("*/.*")
     places += sorted(path for path in copies if path.suffix in (".part", ".old"))
     for session in inbox_sessions(layout):
-        places += session.tmp.iterdir() if session.tmp.is_dir() else ()
-        if is_idle(session) and not inbox_commits(session):
-            places.append(session.root)
+        with contextlib.suppress(OSError):  # another user's, who has shut the others out
+            places += session.tmp.iterdir()
+            if is_idle(session) and not inbox_commits(session):
+                places.append(session.root)
     return [path for path in places if was_left(path, limit, alive)]
 
 
@@ -478,7 +479,7 @@ def inbox_commits(session: Layout) -> list[Entry]:
 
 def is_idle(session: Layout) -> bool:
     """Tell whether such a session has committed nothing for a week, by the clock of the file system."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         return time.time() - os.stat(session.segments).st_mtime > INBOX_IDLE
     return False
 

@@ -17,6 +17,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -122,8 +123,10 @@ _COURTESY = 0.040
 class Lease:
     """One process's hold on a workspace's catalog; not thread-safe (the engine's mutex is)."""
 
-    def __init__(self, layout: Layout, *, writable: bool) -> None:
+    def __init__(self, layout: Layout, *, writable: bool, look: Callable[[], None] = lambda: None) -> None:
         self._layout = layout
+        # Raises where another computer has taken the workspace over.
+        self._look = look
         self._writable = writable
         self._fd: int | None = None
         self.mode: str | None = None
@@ -196,6 +199,11 @@ class Lease:
         except OSError as error:
             raise write_error(self._layout.lock, error) from error
         self.mode = "exclusive" if exclusive else "shared"
+        try:
+            self._look()
+        except BaseException:
+            self.release()
+            raise
         self._say_who()
         return True
 

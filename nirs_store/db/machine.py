@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -100,10 +101,11 @@ class Presence:
                     and try_lock(fd, exclusive=True, network=True)
                     and _is_file_of(fd, self._path)
                 ):
-                    os.unlink(self._path)
-                    fsync_dir(self._path.parent)
+                    locked, fd = fd, None
+                    _remove(locked, self._path)
         finally:
-            os.close(fd)
+            if fd is not None:
+                os.close(fd)
 
     def abandon(self) -> None:
         """Let go in a forked child, which looks again at its next call."""
@@ -147,7 +149,9 @@ class Presence:
             if _is_here(found):
                 locked = try_lock(fd, exclusive=False, network=True)
                 keep = locked and self._network and _is_file_of(fd, self._path)
-                if late and not keep:
+                if keep:
+                    self._fd = fd
+                elif late:
                     raise self._elsewhere(found, "Another process here has had its name locked for too long.")
                 return keep or not self._network
             if not take_over:
@@ -159,13 +163,11 @@ class Presence:
                     )
                 return False
             if _is_file_of(fd, self._path):
-                remove_file(self._path, missing_ok=True)
-                fsync_dir(self._path.parent)
+                keep = True
+                _remove(fd, self._path)
             return None
         finally:
-            if keep:
-                self._fd = fd
-            else:
+            if not keep:
                 os.close(fd)
 
     def _leave_name(self) -> None:
@@ -207,6 +209,16 @@ _REMEDY = (
     "Close its stores there. If that computer crashed or is gone, and you have looked, open it here with "
     "take_over=True, or run `nirs-store take-over`. To record from here meanwhile, open it with inbox=True."
 )
+
+
+def _remove(fd: int, path: Path) -> None:
+    """Remove the file, which the caller has locked alone, and close it: Windows refuses while it is open."""
+    if sys.platform != "win32":
+        os.unlink(path)
+    os.close(fd)
+    if sys.platform == "win32":
+        os.unlink(path)
+    fsync_dir(path.parent)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

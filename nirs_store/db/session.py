@@ -236,6 +236,7 @@ class Engine:
             on_idle=self._keeper.wake,
             on_open=self.workspace_settings.reconcile if writable else None,
             closed=_only_records(settings.root) if settings.inbox else None,
+            look=self._presence.check,
         )
         self.recorder = Recorder(
             self.journal,

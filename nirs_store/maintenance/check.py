@@ -27,6 +27,7 @@ from nirs_store.db.audit_chain import has_trail, read_head, verify_chain
 from nirs_store.db.claims import ClaimFolder, Claims, living
 from nirs_store.db.connection import Options
 from nirs_store.db.database import Connection, Database
+from nirs_store.db.inbox import Inbox
 from nirs_store.db.interrupts import interruptible
 from nirs_store.db.journal import (
     Entry,
@@ -36,8 +37,6 @@ from nirs_store.db.journal import (
     SegmentDamaged,
     SegmentNewer,
     decode,
-    inbox_commits,
-    inbox_sessions,
     is_commit_name,
     leftovers,
     read_entry,
@@ -170,7 +169,7 @@ class Surroundings:
     dead_claims: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
-    inbox: dict[str, int] = field(default_factory=dict)
+    inbox: int = 0
     damaged: list[tuple[Entry, str]] = field(default_factory=list)
     newer: list[tuple[Entry, str]] = field(default_factory=list)
     rejected: list[tuple[Rejection, Segment | None]] = field(default_factory=list)
@@ -192,10 +191,10 @@ class Surroundings:
                 "may write applies them."
             )
             found.append(finding("segments_pending", "journal/segments", words))
-        if any(self.inbox.values()):
+        if self.inbox:
             words = (
-                f"{sum(self.inbox.values())} commits of {sum(map(bool, self.inbox.values()))} sessions that only "
-                "record wait to be applied; the next query of a store that may write applies them."
+                f"{self.inbox} commits of stores that only record wait to be applied; the next query of a store that "
+                "may write applies them."
             )
             found.append(finding("segments_pending", "inbox", words))
         for entry, reason in self.damaged:
@@ -267,7 +266,7 @@ def is_old(blobs: BlobBackend, key: str, now: float) -> bool:
 def _read_commits(layout: Layout, seen: Surroundings) -> None:
     journal = Journal(layout)
     entries = journal.pending()
-    seen.inbox = {each.root.name: len(inbox_commits(each)) for each in inbox_sessions(layout)}
+    seen.inbox = Inbox(layout).waiting()
     for entry in entries:
         try:
             seen.segments.append(read_segment(entry))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from storekit import Y_TRUE, Talk, begin, chain_of, predict, snapshot, whole_pipeline
+from storekit import Y_TRUE, begin, chain_of, failing, predict, snapshot, whole_pipeline
 
 from nirs_store import load_tecator, record_cross_validation
 from nirs_store.db import database, inbox, journal, lock
@@ -27,6 +30,7 @@ from nirs_store.errors import (
     NotAWorkspace,
     PathEscapes,
     ReadOnlyStore,
+    WriteFailed,
 )
 from nirs_store.maintenance.check import check_workspace
 from nirs_store.store import WorkspaceStore
@@ -266,31 +270,28 @@ def test_a_gc_at_any_moment_costs_no_artifact(share: Path, monkeypatch: pytest.M
     assert clean(share)
 
 
-def _record(talk: Talk, share: Path, count: int) -> list[str]:
-    """Record pipelines from another process, each acknowledged."""
+def _record(share: Path, count: int) -> list[str]:
+    """Record pipelines, each acknowledged."""
     with WorkspaceStore(share, inbox=True) as node:
-        talk.say("ready")
-        talk.wait()
-        run_id = node.begin_run(f"node {os.getpid()}", {}, [])
+        run_id = node.begin_run("node", {}, [])
         done = [whole_pipeline(node, run_id, f"p{i}") for i in range(count)]
         node.complete_run(run_id, {})
     return done
 
 
-def test_two_nodes_at_once_and_questions_meanwhile(share: Path, crew: Any) -> None:
-    children = [crew(_record, share, 3) for _ in range(2)]
-    for child in children:
-        child.hear()
-        child.tell()
+@pytest.mark.parametrize(
+    "pool", [ThreadPoolExecutor, pytest.param(ProcessPoolExecutor, marks=pytest.mark.slow)]
+)
+def test_two_nodes_at_once_and_questions_meanwhile(share: Path, pool: Any) -> None:
+    options = {"mp_context": get_context("spawn")} if pool is ProcessPoolExecutor else {}
     seen: set[str] = set()
-    with WorkspaceStore(share) as store:
-        while any(child.process.is_alive() for child in children) and not all(
-            c._pipe.poll() for c in children
-        ):
+    with WorkspaceStore(share) as store, pool(2, **options) as nodes:
+        ends = [nodes.submit(_record, share, 4) for _ in range(2)]
+        while not all(end.done() for end in ends):
             now = set(store.list_runs()["run_id"])
             assert now >= seen
             seen = now
-        done = {pipeline_id for child in children for pipeline_id in child.hear()}
+        done = [pipeline_id for end in ends for pipeline_id in end.result()]
         rows = store.sql("SELECT pipeline_id, status FROM pipelines")
         assert sorted(rows["pipeline_id"]) == sorted(done)
         assert set(rows["status"]) == {"completed"}
@@ -491,6 +492,43 @@ def test_a_commit_of_a_newer_version_waits_and_holds_nobody_up(
     newer._engine.abort()
 
 
+@pytest.mark.parametrize("call", ["listdir", "replace"])
+def test_a_folder_that_another_user_has_shut_waits_and_holds_nobody_up(
+    share: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    shut, free = (WorkspaceStore(share, inbox=True) for _ in range(2))
+    mine, theirs = begin(free)[0], begin(shut)[0]
+    free.close()
+    shut.close()
+    (place,) = [folder for folder in sessions(share) if folder.name == shut._engine.session_id]
+    with WorkspaceStore(share) as store:
+        with failing(monkeypatch, call, below=place, code=errno.EACCES) as refused:
+            with pytest.warns(UserWarning, match="waits in the inbox"):
+                assert store.list_runs()["run_id"].to_list() == [mine]
+            begin(store, "goes on")
+            assert store.list_runs().height == 2, "said once"
+        assert refused
+        assert theirs in store.list_runs()["run_id"].to_list()
+    assert clean(share)
+
+
+def test_on_a_full_disk_it_waits_and_is_there_once_there_is_room(
+    share: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with WorkspaceStore(share, inbox=True) as node:
+        _, pipeline_id = begin(node)
+        chain_id = chain_of(node, pipeline_id)
+    with WorkspaceStore(share) as store:
+        with (
+            failing(monkeypatch, "write", below=share / "journal" / "tmp") as refused,
+            pytest.raises(WriteFailed),
+        ):
+            store.list_runs()
+        assert refused
+        assert store.get_chain(chain_id) is not None
+    assert clean(share)
+
+
 # -- waiting, and the end of a node ----------------------------------------------------------------
 
 
@@ -500,7 +538,7 @@ def test_what_waits_is_shown_by_the_check_and_told_to_who_only_reads(share: Path
     waiting = len(commits(share))
     (finding,) = check_workspace(share).findings
     assert (finding.kind, finding.where) == ("segments_pending", "inbox")
-    assert f"{waiting} commits of 1 sessions" in finding.message
+    assert f"{waiting} commits of stores that only record" in finding.message
     with (
         WorkspaceStore(share, read_only=True) as store,
         pytest.warns(UserWarning, match=f"{waiting} commits"),

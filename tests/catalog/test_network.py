@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from storekit import ROOT, begin
+from storekit import ROOT, begin, let_go, snapshot
 
 from nirs_store.cli._app import app
 from nirs_store.db import layout as filesystem
@@ -32,7 +32,7 @@ from nirs_store.store import WorkspaceStore
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="locks of open files"),
-    pytest.mark.filterwarnings("ignore:.*network file system:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*(network file system|read-only here):UserWarning"),
 ]
 
 Computer = Callable[..., contextlib.AbstractContextManager[None]]
@@ -242,6 +242,26 @@ def test_a_computer_that_was_replaced_too_early_stops(share: Path, at: Computer)
     store.close()
 
 
+def test_the_end_of_one_that_was_replaced_leaves_the_catalog_alone(share: Path, at: Computer) -> None:
+    store = WorkspaceStore(share)
+    _run_id, pipeline_id = begin(store)
+    store.log_step(pipeline_id, 0, "builtins.list", "end", 5)
+    with at():
+        there = WorkspaceStore(share, take_over=True)
+        there.list_runs()
+        let_go(there)
+    before = snapshot(share)
+    store.close()
+    after = snapshot(share)
+    # Its last rows are a commit, for the other one to apply.
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed
+    assert {Path(name).parent.name for name in changed} == {"segments"}
+    with at():
+        assert len(there.get_pipeline_log(pipeline_id)) == 1
+        there.close()
+
+
 def test_one_that_is_known_to_be_at_work_is_not_replaced(share: Path, at: Computer) -> None:
     with WorkspaceStore(share) as store:
         with at(passes_locks=True), pytest.raises(WorkspaceElsewhere, match="still open there"):
@@ -253,15 +273,15 @@ def test_only_the_name_that_somebody_has_seen_is_replaced(
     share: Path, at: Computer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crash(WorkspaceStore(share))
-    real, third = machine.remove_file, []
+    real, third = machine._remove, []
 
-    def remove(path: Path, **options: Any) -> None:
-        real(path, **options)
+    def remove(fd: int, path: Path) -> None:
+        real(fd, path)
         with at("third", machine="m3", boot="b3"):
             third.append(WorkspaceStore(path.parent.parent))
 
     with at(), monkeypatch.context() as patch:
-        patch.setattr(machine, "remove_file", remove)
+        patch.setattr(machine, "_remove", remove)
         with pytest.raises(WorkspaceElsewhere, match="'third'"):
             WorkspaceStore(share, take_over=True)
     with at("third", machine="m3", boot="b3"):

@@ -259,7 +259,7 @@ class Engine:
         """Say where the workspace is, and how far a replica of it has come."""
         blobs = self.layout.blobs.address("artifacts")
         if self.settings.shared is None:
-            return Location(None, self.layout.root, blobs)
+            return Location(None, self.settings.root, blobs)
         sql = "SELECT value FROM nirs_store_meta WHERE key = 'position'"
         ((position,),) = self.query(lambda con: execute(con, sql).fetchall())
         when = None if self.settings.fresh else replica_as_of(self.layout)

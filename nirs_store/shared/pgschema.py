@@ -71,7 +71,8 @@ DECLARE w workspaces%ROWTYPE;
 BEGIN
     -- Refused before it can keep every computer from reading on: what is not what it says to be.
     IF coalesce(
-        p_kind NOT IN ('rows', 'delta') OR p_txid !~ '^[0-9a-f-]{36}$' OR p_sha256 !~ '^[0-9a-f]{64}$'
+        p_kind NOT IN ('rows', 'delta', 'migrate') OR p_txid !~ '^[0-9a-f-]{36}$' OR p_sha256 !~ '^[0-9a-f]{64}$'
+        OR (p_kind = 'migrate' AND NOT has_table_privilege(session_user, 'nirs_store.workspaces', 'INSERT'))
         OR p_bytes < 28 OR length(p_session) + length(p_holder) + length(p_library) > 1000
         OR CASE WHEN p_body IS NULL
             THEN p_key IS DISTINCT FROM format('commits/%s/%s.seg', left(p_sha256, 2), p_sha256)

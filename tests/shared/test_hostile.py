@@ -178,7 +178,7 @@ def test_rows_that_lead_out_of_the_workspace_load_and_write_nothing(
 
 def test_the_server_takes_no_commit_that_is_not_what_it_says(filled: WorkspaceStore, database: str) -> None:
     for more in (
-        {"kind": "migrate"},
+        {"kind": "other"},
         {"kind": ""},
         {"digest": "0" * 64},
         {"digest": "no hash"},

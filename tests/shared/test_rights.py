@@ -89,6 +89,12 @@ def test_a_writer_ends_no_other_session_and_publishes_no_snapshot(
         assert ended == (0,)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             con.execute("SELECT nirs_store.publish(ws, 0, '', 'x', 'x') FROM nirs_store.workspaces")
+        with pytest.raises(psycopg.Error, match="not a commit"):
+            con.execute(
+                "SELECT nirs_store.append(ws, gen_random_uuid()::text, 'migrate', '', '', schema_version, '', 28, "
+                "repeat('x', 28)::bytea, NULL, encode(sha256(repeat('x', 28)::bytea), 'hex'), false) "
+                "FROM nirs_store.workspaces"
+            )
         with WorkspaceStore(f"{place}?workspace=corn&replica={tmp_path / 'w'}") as writer:
             begin(writer, "mine")
         # Who made a commit is not what its writer says.

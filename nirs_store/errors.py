@@ -32,6 +32,7 @@ message says what was expected, what was found and what to do next::
     ├── NotAWorkspace           ValueError      exit 7   the folder is something else
     │   └── ForeignCatalog                               store.duckdb of another program
     ├── SchemaTooNew            RuntimeError    exit 7   written by a newer nirs_store
+    ├── MigrationNeeded         RuntimeError    exit 7   shared workspace of an older schema version
     ├── CatalogDamaged          RuntimeError    exit 4   store.duckdb cannot be opened
     │   └── ReplicaRefused                               a replica of another log
     ├── WriteFailed             OSError         exit 8   disk full, I/O error; rows are kept
@@ -77,6 +78,7 @@ __all__ = [
     "InboxOnly",
     "InvalidInput",
     "LineageCycle",
+    "MigrationNeeded",
     "NirsStoreError",
     "NotAWorkspace",
     "OutlierFound",
@@ -340,6 +342,13 @@ class SchemaTooNew(NirsStoreError, RuntimeError):
     """The workspace was written by a newer version of this library."""
 
     code = "schema_too_new"
+    exit_code = 7
+
+
+class MigrationNeeded(NirsStoreError, RuntimeError):
+    """A shared workspace is of an older schema version than this nirs_store: ``nirs-store shared migrate``."""
+
+    code = "migration_needed"
     exit_code = 7
 
 

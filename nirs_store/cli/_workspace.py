@@ -22,6 +22,7 @@ __all__ = [
     "TASKS",
     "Found",
     "ask",
+    "exports_of",
     "find",
     "named_chain",
     "open_store",
@@ -54,6 +55,11 @@ def open_store(workspace: Path | str) -> WorkspaceStore:
         There is none; nothing is created.
     """
     return WorkspaceStore(workspace, create=False, fresh=not is_offline())
+
+
+def exports_of(store: WorkspaceStore) -> Path:
+    """Return where a command writes a file that has no name: a replica may be deleted, so not into one."""
+    return (Path() if store.location.address is not None else store.workspace_path) / "exports"
 
 
 def shared_settings(workspace: Any) -> Settings | None:

@@ -31,7 +31,7 @@ from nirs_store.db.journal import (
     read_entry,
 )
 from nirs_store.db.log import CommitLog
-from nirs_store.db.schema import SEGMENT_TABLES, arrow_schema
+from nirs_store.db.schema import SCHEMA_VERSION, SEGMENT_TABLES
 from nirs_store.db.sql import Incoming, execute, number
 from nirs_store.errors import NirsStoreError, ReplicaRefused, SchemaTooNew, WriteFailed
 from nirs_store.ids import naive, now_naive
@@ -124,6 +124,7 @@ class _Work(msgspec.Struct):
     chunk_bytes: int
     count_change: Callable[[duckdb.DuckDBPyConnection], None]
     on_commit: Callable[[Sequence[Entry]], None]
+    migrate: Callable[[duckdb.DuckDBPyConnection, int], None] | None
 
 
 def applied_ids(con: duckdb.DuckDBPyConnection) -> set[str]:
@@ -142,6 +143,7 @@ def apply_journal(
     on_commit: Callable[[Sequence[Entry]], None],
     at_most: int | None = None,
     chunk_bytes: int = CHUNK_BYTES,
+    migrate: Callable[[duckdb.DuckDBPyConnection, int], None] | None = None,
 ) -> None:
     """Apply pending segments (all, or the first few), in chunks of one transaction each; none is removed."""
     entries = journal.pending()
@@ -152,7 +154,7 @@ def apply_journal(
         _prune(con, journal, applied, entries)
         # A commit whose sync failed was tried again, and is here twice.
         todo = {entry.txid: entry for entry in reversed(entries) if entry.txid not in applied}
-        work = _Work(con, journal, arriving, applied, report, chunk_bytes, count_change, on_commit)
+        work = _Work(con, journal, arriving, applied, report, chunk_bytes, count_change, on_commit, migrate)
         _apply(work, sorted(todo.values())[:at_most])
     except (duckdb.Error, OSError) as error:
         _rollback(con)
@@ -325,12 +327,18 @@ def _transact(work: _Work, group: Sequence[_Commit]) -> bool:
     con.execute("BEGIN")
     if last.segment.delta is not None:
         apply_images(con, arriving, last.segment.delta)
+    if last.segment.migrate is not None and work.migrate is not None:
+        work.migrate(con, last.segment.migrate.version)
+        notes = [(_moment(last.segment), None, last.segment.migrate.note)]
     dropped: dict[str, int] = {}
     n_dead, n_deferred = _waiting(con)
     # Nothing in a commit can make an owner dead before its changes come; a group has no rows of dead ones.
     buried = n_dead > 0 and len(group) == 1
     waiting = waiting_changes(con) if n_deferred else []
     for name, rows in tables.items():
+        if any(commit.segment.schema < SCHEMA_VERSION for commit in group):
+            # The catalog may be as old as they are: the commit that brings it up to date comes after them.
+            rows = rows.select(_columns_there(con, name, rows.column_names))
         lost = _insert(con, arriving, name, rows, buried=buried, moment=_moment(last.segment))
         if lost:
             dropped[name] = lost
@@ -355,6 +363,12 @@ def _transact(work: _Work, group: Sequence[_Commit]) -> bool:
     for name, count in dropped.items():
         report.dropped[name] = report.dropped.get(name, 0) + count
     return True
+
+
+def _columns_there(con: duckdb.DuckDBPyConnection, table: str, columns: Sequence[str]) -> list[str]:
+    found = execute(con, f"SELECT * FROM {table} LIMIT 0").description or []
+    there = {str(column[0]) for column in found}
+    return [column for column in columns if column in there]
 
 
 def _moment(segment: Segment) -> datetime:
@@ -411,7 +425,7 @@ def _insert(
     if not rows.num_rows:
         return clashes
     arriving.rows = rows
-    columns = ", ".join(field.name for field in arrow_schema(name))
+    columns = ", ".join(rows.column_names)
     owners = OWNERS.get(name)
     if owners is None or not buried:
         execute(con, f"INSERT INTO {name} ({columns}) SELECT {columns} FROM arriving")

@@ -31,7 +31,7 @@ from nirs_store.db.journal import Entry
 from nirs_store.db.layout import Layout, give_back, keep_back, little_is_left, share_log, size_of, sync_log
 from nirs_store.db.lock import Lease
 from nirs_store.db.log import CommitLog
-from nirs_store.db.migrations import open_catalog, open_migrated_copy
+from nirs_store.db.migrations import open_catalog, open_migrated_copy, run_step
 from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.db.sql import Incoming, translated
 from nirs_store.errors import (
@@ -532,7 +532,13 @@ class Database:
                         f"{self._layout.catalog} is missing. Restore it from a backup, or from a copy that a "
                         "migration kept; the blobs and the journal are untouched."
                     )
-                return open_catalog(self._layout, instance or self.instance, read_only=read_only)
+                # A replica is brought up to date by the commit that says so.
+                return open_catalog(
+                    self._layout,
+                    instance or self.instance,
+                    read_only=read_only,
+                    migrate=not self._journal.whole,
+                )
             except CatalogLocked as error:
                 # Waiting does not make this process close its own connection, unless another thread does.
                 if error.own:
@@ -643,6 +649,7 @@ class Database:
                 on_commit=on_commit,
                 at_most=at_most,
                 chunk_bytes=_SMALL_BYTES if small else CHUNK_BYTES,
+                migrate=run_step,
             ),
             con,
         )

@@ -10,6 +10,7 @@ import json
 import re
 import struct
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 import duckdb
@@ -58,6 +59,8 @@ class Capture:
     """Notes which rows a change touches, statement by statement."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
+        # The catalog's own connection: what runs on it is not noted.
+        self.real = con
         self._con = con
         self._touched: dict[str, set[Any]] = {}
         # The capturing connection stands in for the real one wherever a change uses it.
@@ -116,8 +119,15 @@ class Capture:
         return encode_images(images, txid=txid) if images else None
 
 
-def encode_images(images: Mapping[str, tuple[pa.Table, pa.Table]], *, txid: str) -> bytes:
-    """Encode images, by table: the keys that were touched, and the rows that they have now."""
+def encode_images(
+    images: Mapping[str, tuple[pa.Table, pa.Table]],
+    *,
+    txid: str,
+    schema: int = SCHEMA_VERSION,
+    created: str | None = None,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> bytes:
+    """Encode images, by table: the keys that were touched, and the rows that they have now; `more` for the header."""
     streams: list[bytes] = []
     index: list[tuple[str, int, int, int, int]] = []
     for table, (touched, rows) in images.items():
@@ -127,12 +137,13 @@ def encode_images(images: Mapping[str, tuple[pa.Table, pa.Table]], *, txid: str)
     header = json.dumps(
         {
             "format": _FORMAT,
-            "schema": SCHEMA_VERSION,
+            "schema": schema,
             "txid": txid,
             "claim": "",
             "session": "",
-            "created": utcnow().isoformat(),
+            "created": created or utcnow().isoformat(),
             "tables": index,
+            **more,
         }
     ).encode()
     body = b"".join([MAGIC, struct.pack("<I", len(header)), header, *streams])
@@ -238,7 +249,9 @@ def decode_images(header: Mapping[str, Any], data: memoryview) -> Delta:
         key = pa.schema([("key", schema.field(0).type)])
         keys = _read(data[start : start + key_bytes], key, n_keys, name)
         start += key_bytes
-        rows = _read(data[start : start + row_bytes], schema, n_rows, name)
+        # Rows of an older schema may lack columns that were added since.
+        older = header.get("schema", 0) < SCHEMA_VERSION
+        rows = _read(data[start : start + row_bytes], schema, n_rows, name, older=older)
         start += row_bytes
         if name == "nirs_store_meta" and not set(_OWN_KEYS).isdisjoint(keys.column(0).to_pylist()):
             raise ValueError("it changes what a catalog says of itself")
@@ -250,9 +263,10 @@ def decode_images(header: Mapping[str, Any], data: memoryview) -> Delta:
     return Delta(found)
 
 
-def _read(data: memoryview, schema: pa.Schema, count: int, name: str) -> pa.Table:
+def _read(data: memoryview, schema: pa.Schema, count: int, name: str, *, older: bool = False) -> pa.Table:
     def check(found: pa.Schema) -> None:
-        if not found.equals(schema):
+        known = pa.schema([field for field in schema if field.name in found.names]) if older else schema
+        if not found.equals(known) or not found.names:
             raise ValueError(f"images of {name!r} have other columns than the table")
 
     table = read_rows(pa.py_buffer(data), check, most=len(data))
@@ -269,7 +283,7 @@ def apply_images(con: duckdb.DuckDBPyConnection, arriving: Incoming, delta: Delt
         execute(con, f"DELETE FROM {name} WHERE {key} IN (SELECT key FROM arriving)")
         if rows.num_rows:
             arriving.rows = rows
-            columns = ", ".join(column_names(name))
+            columns = ", ".join(rows.column_names)
             execute(con, f"INSERT INTO {name} ({columns}) SELECT {columns} FROM arriving")
 
 

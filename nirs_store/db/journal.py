@@ -510,6 +510,14 @@ class SegmentNewer(Exception):
     """The bytes are whole, and a newer version of this library wrote them: it is to apply them."""
 
 
+class MigrateTo(msgspec.Struct, frozen=True):
+    """What a commit says that brings every catalog of a shared workspace to the next version of the schema."""
+
+    version: int
+    note: dict[str, Any]
+    """For the audit trail."""
+
+
 class Segment(msgspec.Struct):
     """A decoded commit."""
 
@@ -520,6 +528,9 @@ class Segment(msgspec.Struct):
     tables: dict[str, pa.Table] = msgspec.field(default_factory=dict)
     # A direct change that another computer made, instead of rows.
     delta: Delta | None = None
+    # The version of the schema of its rows, and the one to which all catalogs go with this commit.
+    schema: int = SCHEMA_VERSION
+    migrate: MigrateTo | None = None
 
 
 def encode(
@@ -631,10 +642,13 @@ def decode(data: bytes) -> Segment:
         words = [header[name] for name in ("txid", "claim", "session", "created")]
         if not all(isinstance(word, str) for word in words):
             raise SegmentDamaged("its header holds something else than text")
-        segment = Segment(*words)
+        txid, claim, session, created = words
+        segment = Segment(txid, claim, session, created, schema=header.get("schema", 0))
         start = 12 + length
         if data[:8] == IMAGES:
             segment.delta = decode_images(header, memoryview(data)[start:-16])
+            if "migrate" in header:
+                segment.migrate = msgspec.convert(header["migrate"], MigrateTo)
             return segment
         for name, count, size in header["tables"]:
             if name not in SEGMENT_TABLES:

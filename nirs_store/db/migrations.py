@@ -15,7 +15,7 @@ from nirs_store.db.connection import Instance, Options, attach, explain, inspect
 from nirs_store.db.interrupts import interruptible
 from nirs_store.db.layout import Layout, put_in_place
 from nirs_store.db.schema import CATALOG_ALIAS, VIEWS
-from nirs_store.db.sql import incoming
+from nirs_store.db.sql import execute, incoming
 from nirs_store.errors import WriteFailed
 from nirs_store.ids import new_id, now_naive
 
@@ -256,6 +256,16 @@ def migrate_catalog(
             instance.detach(con)
 
 
+def run_step(con: duckdb.DuckDBPyConnection, version: int) -> None:
+    """Bring a catalog of a shared workspace from the version before to a version, inside the caller's transaction."""
+    found = execute(con, "SELECT value FROM nirs_store_meta WHERE key = 'schema_version'").fetchall()
+    step = next((step for step in MIGRATIONS if step.to_version == version), None)
+    if step is None or found != [(str(version - 1),)]:
+        raise ValueError(f"the step to schema version {version} does not fit a catalog of {found}")
+    step.apply(con)
+    execute(con, "UPDATE nirs_store_meta SET value = ? WHERE key = 'schema_version'", [str(version)])
+
+
 def _keep_copy(layout: Layout, version: int) -> None:
     # A copy that an earlier attempt left is replaced: the catalog may have gone on since.
     target = layout.journal / f"before-migration-v{version}.duckdb"
@@ -271,12 +281,14 @@ def _keep_copy(layout: Layout, version: int) -> None:
         ) from error
 
 
-def open_catalog(layout: Layout, instance: Instance, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-    """Attach the workspace's catalog, check whose it is and bring its schema up to date."""
+def open_catalog(
+    layout: Layout, instance: Instance, *, read_only: bool, migrate: bool = True
+) -> duckdb.DuckDBPyConnection:
+    """Attach the workspace's catalog, check whose it is and, with `migrate`, bring its schema up to date."""
     con = instance.attach(read_only=read_only)
     try:
         version = inspect_catalog(con, layout.catalog)
-        if read_only or not pending_migrations(version):
+        if read_only or not migrate or not pending_migrations(version):
             return con
     except duckdb.Error as error:
         instance.detach(con)

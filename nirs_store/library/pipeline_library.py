@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from nirs_store.addresses import user_path
+from nirs_store.addresses import is_shared, user_path, without_secrets
 from nirs_store.blobs.durable import ensure_dir, remove_file, write_file
 from nirs_store.errors import InvalidInput, NirsStoreError, NotAWorkspace, UnknownId
 from nirs_store.library.folder import TemplateFolder
@@ -55,6 +55,11 @@ class PipelineLibrary:
     """
 
     def __init__(self, workspace_path: str | Path) -> None:
+        if is_shared(workspace_path):
+            raise InvalidInput(
+                f"Templates are files in the folder of a workspace, and {without_secrets(str(workspace_path))} has "
+                "none. Nothing was changed. Name a folder, such as that of a workspace of your own."
+            )
         self.workspace_path = user_path(workspace_path)
         if self.workspace_path.exists() and not self.workspace_path.is_dir():
             raise NotAWorkspace(

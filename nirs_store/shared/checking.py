@@ -80,17 +80,22 @@ def status(settings: Settings) -> Status:
     """Ask the server of a shared workspace how it is."""
     engine = open_engine(settings)
     try:
-        log = log_of(engine)
-        alive = engine.claims.living()
-        sql = (
-            "SELECT count(*), coalesce(sum(size), 0) FROM "
-            "(SELECT any_value(size_bytes) AS size FROM blobs GROUP BY artifact_path)"
-        )
-        ((count, size),) = engine.query(lambda con: execute(con, sql).fetchall())
-        found = log.server.run(lambda con: _status(con, log, alive))
-        return replace(found, n_blobs=int(count), blob_bytes=int(size), replica=str(engine.layout.root))
+        return status_of(engine)
     finally:
         engine.close()
+
+
+def status_of(engine: Engine) -> Status:
+    """Ask the server, and the replica how many blobs there are."""
+    log = log_of(engine)
+    alive = engine.claims.living()
+    sql = (
+        "SELECT count(*), coalesce(sum(size), 0) FROM "
+        "(SELECT any_value(size_bytes) AS size FROM blobs GROUP BY artifact_path)"
+    )
+    ((count, size),) = engine.query(lambda con: execute(con, sql).fetchall())
+    found = log.server.run(lambda con: _status(con, log, alive))
+    return replace(found, n_blobs=int(count), blob_bytes=int(size), replica=str(engine.layout.root))
 
 
 def log_of(engine: Engine) -> SharedLog:

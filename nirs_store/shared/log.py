@@ -11,18 +11,23 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import duckdb
+import msgspec
 import psycopg
 
-from nirs_store.db.delta import Capture
-from nirs_store.db.journal import Entry, Rejection, SegmentDamaged, leftovers, remove_leftover
+from nirs_store.db.audit_chain import append_notes, payload_of
+from nirs_store.db.delta import Capture, encode_images
+from nirs_store.db.journal import Entry, MigrateTo, Rejection, SegmentDamaged, leftovers, remove_leftover
 from nirs_store.db.layout import Layout
+from nirs_store.db.migrations import Migration, run_step
 from nirs_store.db.schema import SCHEMA_VERSION
-from nirs_store.errors import NirsStoreError, SessionEnded, SharedStoreUnreachable, StoreBusy
-from nirs_store.ids import new_id
+from nirs_store.db.sql import incoming
+from nirs_store.errors import NirsStoreError, SchemaTooNew, SessionEnded, SharedStoreUnreachable, StoreBusy
+from nirs_store.ids import naive, new_id, utcnow
 from nirs_store.shared.objects import LogBodies
 from nirs_store.shared.pg import Connection, Server
 from nirs_store.shared.replica import Position, note_as_of, read_position, write_position
@@ -88,6 +93,8 @@ class SharedLog:
         # Under which name each claim of this process lives on the server, and how one that ended begins again.
         self.holders: dict[str, str] = {}
         self.renewals: dict[str, Callable[[], bool]] = {}
+        # The version that the server must have; another one while a workspace is migrated.
+        self.schema = SCHEMA_VERSION
         # The thread that makes a direct change: it holds the head.
         self._holder: int | None = None
         # When the server may be told again how far this computer is.
@@ -152,13 +159,27 @@ class SharedLog:
         row = self._row(txid, "delta", "", "", body)
         self.server.run(lambda con: _one(con, _APPEND, row), patience=self.server.address.patience)
 
+    def migrate(self, step: Migration) -> None:
+        """Run a step in the direct change of this thread, which becomes the commit that says so."""
+        self.change_under_way()
+        if self._change is not None:
+            self._change.migrate(step)
+
     def _row(
-        self, txid: str, kind: str, session: str, claim: str, body: bytes, *, settings: bool = False
+        self,
+        txid: str,
+        kind: str,
+        session: str,
+        claim: str,
+        body: bytes,
+        *,
+        settings: bool = False,
+        schema: int = SCHEMA_VERSION,
     ) -> list[Any]:
         digest = hashlib.sha256(body).hexdigest()
         key = self._bodies.put(digest, body) if len(body) > _INLINE else None
         return [
-            self.workspace_id, txid, kind, session, claim, SCHEMA_VERSION, self._library, len(body),
+            self.workspace_id, txid, kind, session, claim, schema, self._library, len(body),
             None if key else body, key, digest, settings,
         ]  # fmt: skip
 
@@ -225,12 +246,21 @@ class SharedLog:
             return self._position is not None and self._position.number < self._seen
 
     def _head(self) -> int:
-        sql = "SELECT head, rejections FROM nirs_store.workspaces WHERE ws = %s"
+        sql = "SELECT head, rejections, schema_version FROM nirs_store.workspaces WHERE ws = %s"
         asked = time.time()
-        head, rejections = self.ask(lambda con: _one(con, sql, [self.workspace_id]))
+        head, rejections, schema = self.ask(lambda con: _one(con, sql, [self.workspace_id]))
+        self._refuse_other(schema)
         self._rejections = max(self._rejections, rejections)
         self._asked = asked
         return int(head) if self._until is None else min(int(head), self._until)
+
+    def _refuse_other(self, schema: int) -> None:
+        if schema != self.schema:
+            raise SchemaTooNew(
+                f"{self.server.address} was migrated to schema version {schema}, and this nirs_store knows "
+                f"{self.schema}. Nothing was changed, and rows that are not committed are in memory. Upgrade "
+                "nirs_store here."
+            )
 
     def pending(self) -> Sequence[Entry]:
         """List what the replica lacks, or the first ten thousand."""
@@ -370,6 +400,7 @@ class SharedLog:
         head, version = _one(
             con, "SELECT head, schema_version FROM nirs_store.lock_head(%s)", [self.workspace_id]
         )
+        self._refuse_other(int(version))
         return _SharedChange(self, self._changer, con, int(head), int(version))
 
     def sweep_tmp(self, alive: Container[str]) -> None:
@@ -404,6 +435,8 @@ class _SharedChange:
         self._version = version
         self.committed = False
         self._capture: Capture | None = None
+        self._migration: MigrateTo | None = None
+        self._created = utcnow().isoformat()
         self._done = threading.Event()
         # DuckDB may be at work for minutes: a process that is stopped does not ping, and one that works does.
         self._pinger = threading.Thread(target=self._ping, name="nirs_store change", daemon=True)
@@ -414,17 +447,37 @@ class _SharedChange:
         self._capture = Capture(con)
         return self._capture.connection
 
+    def migrate(self, step: Migration) -> None:
+        """Run a step as every other replica will when it meets the commit."""
+        if self._capture is None:
+            raise RuntimeError("no change is under way")
+        con = self._capture.real
+        facts = {"from_version": step.to_version - 1, "to_version": step.to_version, "step": step.name}
+        payload = payload_of("migrate", "workspace", details=facts)
+        self._migration = MigrateTo(step.to_version, payload)
+        run_step(con, step.to_version)
+        with incoming(con) as rows:
+            append_notes(con, rows, [(naive(datetime.fromisoformat(self._created)), None, payload)])
+
     def commit(self, con: duckdb.DuckDBPyConnection) -> None:
         """Append what was changed to the log and commit there."""
         capture = self._capture
-        txid = new_id()
-        body = None if capture is None else capture.encode(con, txid=txid)
-        if body is None:
-            return  # nothing was changed
-        settings = capture is not None and capture.touches("settings")
-        row = self._log._row(txid, "delta", "", "", body, settings=settings)
+        txid, to = new_id(), self._migration
+        if to is not None:
+            more = {"migrate": msgspec.to_builtins(to)}
+            body = encode_images({}, txid=txid, schema=to.version, created=self._created, more=more)
+            row = self._log._row(txid, "migrate", "", "", body, schema=to.version)
+        else:
+            found = None if capture is None else capture.encode(con, txid=txid)
+            if found is None:
+                return  # nothing was changed
+            settings = capture is not None and capture.touches("settings")
+            row = self._log._row(txid, "delta", "", "", found, settings=settings)
         self._stop_pinging()
         try:
+            if to is not None:
+                params = [self._log.workspace_id, to.version - 1, to.version]
+                self._con.execute("SELECT nirs_store.set_schema(%s, %s, %s)", params)
             number, _ = _one(self._con, _APPEND, row)
             position = Position(number, txid)
             write_position(con, position)
@@ -434,6 +487,8 @@ class _SharedChange:
             position = self._look_for(txid, error)
             write_position(con, position)
         self.committed = True
+        if to is not None:
+            self._log.schema = to.version
         with self._log._lock:
             self._log._position, self._log._last = position, position.number
 

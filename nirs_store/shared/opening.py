@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from nirs_store.db.layout import Layout
 from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.db.session import Engine, Parts, Settings
-from nirs_store.errors import InvalidInput, NotAWorkspace, SchemaTooNew
+from nirs_store.errors import InvalidInput, MigrationNeeded, NotAWorkspace, SchemaTooNew
 from nirs_store.ids import new_id
 from nirs_store.shared import pgschema, snapshots
 from nirs_store.shared.address import Address, replica_folder
@@ -19,10 +19,10 @@ from nirs_store.shared.replica import ReplicaTooOld, new_meta, prepare
 from nirs_store.shared.sessions import SharedClaims
 
 
-def open_engine(settings: Settings, *, until: int | None = None) -> Engine:
+def open_engine(settings: Settings, *, until: int | None = None, migrating: bool = False) -> Engine:
     """Open a shared workspace; makes it where it is not there, the role may, and an object store is named.
 
-    With `until`, the replica gets no commit beyond that number.
+    With `until`, the replica gets no commit beyond that number. `migrating` opens an older one as it is.
     """
     address: Address = settings.shared
     if not settings.fresh:
@@ -32,10 +32,16 @@ def open_engine(settings: Settings, *, until: int | None = None) -> Engine:
     server = Server(address)
     try:
         create = settings.create and not settings.read_only
-        workspace_id, blobs, empty = server.run(
+        workspace_id, blobs, empty, schema = server.run(
             lambda con: _workspace(con, address, create=create),
             patience=min(settings.lock_timeout, address.patience),
         )
+        if schema < SCHEMA_VERSION and not migrating:
+            raise MigrationNeeded(
+                f"{address} has schema version {schema}, and this nirs_store writes {SCHEMA_VERSION}. Nothing was "
+                "changed. Migrate it with: nirs-store shared migrate. Computers with an older nirs_store are refused "
+                "from then on."
+            )
         folder = replica_folder(address, workspace_id)
         place = Layout(folder)
         prepare(place, workspace_id, str(address), blobs)
@@ -45,6 +51,7 @@ def open_engine(settings: Settings, *, until: int | None = None) -> Engine:
         snapshots.start_from(server, workspace_id, backend, place, wait=settings.lock_timeout)
         layout = Layout(folder, backend)
         log = SharedLog(server, workspace_id, layout, LogBodies(backend), library(), until=until)
+        log.schema = schema
         parts = Parts(layout, log, SharedClaims(log, backend), new_meta(workspace_id))
         # A replica may always be made: it is this computer's own.
         replica = replace(settings, root=folder, create=True)
@@ -59,6 +66,7 @@ def open_engine(settings: Settings, *, until: int | None = None) -> Engine:
         raise
     if (
         engine.writable
+        and not migrating
         and settings.session_id is None
         and server.run(lambda con: snapshots.is_due(con, workspace_id))
     ):
@@ -96,8 +104,8 @@ def library() -> str:
         return "unknown"
 
 
-def _workspace(con: Connection, address: Address, *, create: bool) -> tuple[str, str, bool]:
-    """Return id and place of the blobs of a workspace, and whether nothing was ever committed to it."""
+def _workspace(con: Connection, address: Address, *, create: bool) -> tuple[str, str, bool, int]:
+    """Return id, place of the blobs, whether nothing was ever committed, and schema version of a workspace."""
     found = pgschema.version(con)
     if found is None and create:
         pgschema.ensure(con)
@@ -129,9 +137,9 @@ def _workspace(con: Connection, address: Address, *, create: bool) -> tuple[str,
         known = f" There are: {', '.join(names)}." if names else ""
         raise NotAWorkspace(f"{address}: there is no workspace of that name.{known} Nothing was changed.")
     workspace_id, schema, blobs, empty = row
-    if schema != SCHEMA_VERSION:
+    if schema > SCHEMA_VERSION:
         raise SchemaTooNew(
-            f"{address} has schema version {schema}; this nirs_store has {SCHEMA_VERSION}. Nothing was changed. Use "
-            "the version that the workspace was migrated to, on every computer."
+            f"{address} has schema version {schema}; this nirs_store knows {SCHEMA_VERSION}. Nothing was changed. "
+            "Upgrade nirs_store here."
         )
-    return str(workspace_id), address.blobs or str(blobs), bool(empty)
+    return str(workspace_id), address.blobs or str(blobs), bool(empty), int(schema)

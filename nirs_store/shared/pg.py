@@ -91,7 +91,8 @@ class Server:
             case code if code == SCHEMA_DIFFERS:
                 return SchemaTooNew(
                     f"{self.address} has schema version {text.split()[0]}, and this nirs_store writes another. Nothing "
-                    "was committed. Use the version that the workspace was migrated to, on every computer."
+                    "was committed, and the rows are in memory. Upgrade nirs_store to the version that the workspace "
+                    "was migrated with, on every computer."
                 )
             case code if code == SESSION_ENDED:
                 return SessionEnded(

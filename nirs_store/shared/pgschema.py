@@ -106,6 +106,14 @@ BEGIN
     IF NOT FOUND THEN RAISE EXCEPTION 'no such workspace' USING ERRCODE = 'NS001'; END IF;
 END $$;
 
+-- Called in the transaction that appends the commit of kind `migrate`.
+CREATE OR REPLACE FUNCTION nirs_store.set_schema(p_ws uuid, p_from int, p_to int)
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = nirs_store, pg_temp AS $$
+BEGIN
+    UPDATE workspaces SET schema_version = p_to WHERE ws = p_ws AND schema_version = p_from;
+    IF NOT FOUND THEN RAISE EXCEPTION '%', p_from USING ERRCODE = 'NS002'; END IF;
+END $$;
+
 CREATE OR REPLACE FUNCTION nirs_store.reject(
     p_ws uuid, p_n bigint, p_txid text, p_holder text, p_reason text, p_by text
 ) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = nirs_store, pg_temp AS $$
@@ -216,7 +224,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA nirs_store FROM PUBLIC;
 _READER = ("seen", "compared")
 _WRITER = ("append", "lock_head", "reject", "begin_holder", "end_holder", "claim", "unclaim")
 # A snapshot takes the place of the log for new computers, so it is not a writer's to publish.
-_ADMIN = ("lock_claims", "condemn", "key_gone", "publish", "truncate")
+_ADMIN = ("lock_claims", "condemn", "key_gone", "publish", "truncate", "set_schema")
 RIGHTS = {"reader": _READER, "writer": (*_READER, *_WRITER), "admin": (*_READER, *_WRITER, *_ADMIN)}
 _LOCK = 0x6E697273  # "nirs"
 

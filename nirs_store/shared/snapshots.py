@@ -42,7 +42,7 @@ def newest(con: Connection, workspace_id: str) -> Snapshot | None:
     """Return the newest snapshot that this version of the library reads."""
     row = con.execute(
         "SELECT snapshot_n, snapshot_key, snapshot_sha256 FROM nirs_store.workspaces "
-        "WHERE ws = %s AND snapshot_n IS NOT NULL AND schema_version = %s",
+        "WHERE ws = %s AND snapshot_n IS NOT NULL AND schema_version <= %s",
         [workspace_id, SCHEMA_VERSION],
     ).fetchone()
     return None if row is None else Snapshot(int(row[0]), str(row[1]), str(row[2]))
@@ -62,7 +62,9 @@ def is_due(con: Connection, workspace_id: str) -> bool:
     return row is not None and (int(row[0]) >= EVERY_COMMITS or int(row[1]) >= EVERY_BYTES)
 
 
-def publish(engine: Engine, log: SharedLog, backend: ObjectBlobs | SharedFolder) -> int:
+def publish(
+    engine: Engine, log: SharedLog, backend: ObjectBlobs | SharedFolder, *, compacted: bool = True
+) -> int:
     """Compact this computer's replica, and put a copy of it into the object store; returns its number."""
     layout = engine.layout
     copy = layout.tmp / f"snapshot-{new_id()}"
@@ -70,7 +72,8 @@ def publish(engine: Engine, log: SharedLog, backend: ObjectBlobs | SharedFolder)
     def work(access: Database) -> Position:
         position = access.settle(lambda con: log.position())
         access.close_connection()
-        access.rewrite(lambda con: None)
+        if compacted:
+            access.rewrite(lambda con: None)
         shutil.copyfile(layout.catalog, copy)
         return position
 

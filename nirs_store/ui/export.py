@@ -57,7 +57,14 @@ def _page(store: WorkspaceStore, screens: Sequence[Screen], address: str) -> str
         return None
     screen, parts = match
     query = {"size": [str(_ROWS)], **parse_qs(split.query)}
-    request = Request(store, split.path, parts, query, folder=store.workspace_path, static=True)
+    request = Request(
+        store,
+        split.path,
+        parts,
+        query,
+        folder=store._engine.settings.shared or store.workspace_path,
+        static=True,
+    )
     view = screen.show(request)
     return document(request, view, screens) if isinstance(view, View) else None
 
@@ -129,13 +136,24 @@ def write_report(store: WorkspaceStore, kind: str, identifier: str, path: Path) 
         if chain.metadata.get("dataset_version_id"):
             # The spectra are at hand, and the command was given by who trusts the store: models are loaded.
             asked = Request(
-                store, addresses[0], {"chain_id": identifier}, {}, folder=store.workspace_path, static=True
+                store,
+                addresses[0],
+                {"chain_id": identifier},
+                {},
+                folder=store._engine.settings.shared or store.workspace_path,
+                static=True,
             )
             more = [document(asked, inside(asked), screens)]
     pages = [*(_page(store, screens, address) or "" for address in addresses), *more]
     # What the rest of the workspace holds is not in this file.
     parts = [Markup(_HREF.sub("", found[1])) for found in map(_MAIN.search, pages) if found]
-    html = render("report.html", parts=parts, shown=shown, folder=store.workspace_path.name, head=_inline())
+    html = render(
+        "report.html",
+        parts=parts,
+        shown=shown,
+        folder=(store._engine.settings.shared or store.workspace_path).name,
+        head=_inline(),
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, html.encode())
     return path

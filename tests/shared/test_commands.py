@@ -130,3 +130,41 @@ def test_what_was_recorded_offline_joins_once(
     assert "Added" in run("push", str(folder), place)
     assert "Added 0 rows and 0 blobs" in run("push", str(folder), place)
     assert sorted(one.list_runs()["name"]) == ["at the desk", "in the field"]
+
+
+@pytest.mark.slow
+def test_an_archive_and_an_import_join_a_shared_workspace_and_no_file_goes_into_the_replica(
+    folder: Path, machine: Any, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = machine("one")
+    whole_pipeline(one, begin(one, "here")[0])
+    pipeline_id = one.list_pipelines()["pipeline_id"][0]
+    place = f"{database}?workspace=corn&replica={tmp_path / 'two'}"
+    with WorkspaceStore(folder) as store:
+        whole_pipeline(store, begin(store, "there")[0])
+        store.archive(tmp_path / "there.zip")
+    assert "Nothing was changed" in run("restore", "there.zip", "-w", place, "--dry-run")
+    assert "Restored" in run("restore", "there.zip", "-w", place)
+    assert "Everything is there already" in run("restore", "there.zip", "-w", place)
+    assert sorted(one.list_runs()["name"]) == ["here", "there"]
+    run("archive", "all.tar.zst", "-w", place)
+    run("restore", "all.tar.zst", "-w", str(tmp_path / "new"))
+    assert "there" in run("runs", "-w", str(tmp_path / "new"))
+    run("backup", "create", "backups", "-w", place)
+    run("restore", "backups", "back")
+    with WorkspaceStore("back") as store:
+        assert sorted(store.list_runs()["name"]) == ["here", "there"]
+        assert store.check(read_data=True).errors == ()
+        store.begin_run("on its own", {}, [])
+    assert run("export", pipeline_id, "-w", place).strip().startswith("exports")
+    assert not (tmp_path / "two" / "exports").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [("list",), ("show", "pls"), ("save", "some.json"), ("save", "0123abcd", "name")]
+)
+def test_templates_are_files_of_a_folder(words: tuple[str, ...], tmp_path: Path) -> None:
+    said = run("library", *words, "-w", "postgresql://lab:hunter2@127.0.0.1:1/x?workspace=corn", code=2)
+    assert "Name a folder" in said
+    assert "hunter2" not in said

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nirs_store.addresses import is_shared
 from nirs_store.cli._group import Command, Group
 from nirs_store.cli._options import (
     FOR_GOOD,
@@ -272,7 +273,9 @@ def command_restore(
 def _archive(source: Path, dry_run: bool, as_json: bool, workspace: Path) -> None:
     from nirs_store.cli._workspace import open_store
 
-    new = not workspace.exists() or (workspace.is_dir() and not any(workspace.iterdir()))
+    new = not is_shared(workspace) and (
+        not workspace.exists() or (workspace.is_dir() and not any(workspace.iterdir()))
+    )
     place = _new_workspace(workspace, dry_run) if new else open_store(workspace)
     with place as store, progress("Verifying") as show:
         found = store.restore_archive(source, dry_run=dry_run, progress=show)

@@ -161,7 +161,7 @@ def command_diagnose(
 
     FILE may be a stored data set, as in corn@v2.
     """
-    from nirs_store.cli._workspace import named_chain
+    from nirs_store.cli._workspace import exports_of, named_chain
 
     if output is not None and figure is None:
         raise click.UsageError("--output needs --figure.")
@@ -184,7 +184,7 @@ def command_diagnose(
     if figure is not None:
         from nirs_store.plots import save_figure
 
-        folder = store.workspace_path / "exports"
+        folder = exports_of(store)
         path = save_figure(_draw(found, figure), output or folder / f"{figure}_{chain_id[-8:]}.png")
         click.echo(f"Figure: {path}", err=True)
     if table is not None:

@@ -444,7 +444,9 @@ def dossier(
     drawn = not (no_figures or (as_json and output is None))
     found = store.calibrations.dossier(version.label, keys=key_files, figures=drawn)
     if output is None and not as_json:
-        output = store.workspace_path / "exports" / f"dossier_{version.version_id[-8:]}.html"
+        from nirs_store.cli._workspace import exports_of
+
+        output = exports_of(store) / f"dossier_{version.version_id[-8:]}.html"
     written = None if output is None else found.save(output)
     if as_json:
         print_json(found.to_dict() | {"path": None if written is None else str(written)})

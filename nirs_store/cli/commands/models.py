@@ -58,15 +58,15 @@ def command_export(
 ) -> None:
     """Write a chain as a bundle (.n4a).
 
-    Without OUTPUT, the file is written to the folder exports/ of the workspace.
+    Without OUTPUT, the file is written to the folder exports/ of the workspace (of a shared one, to ./exports/).
     """
     from nirs_store.cli._spectra import read_file
-    from nirs_store.cli._workspace import named_chain
+    from nirs_store.cli._workspace import exports_of, named_chain
 
     X = None if probe is None else read_file(probe).X[:_PROBE]
     label, chain_id = named_chain(store, chain)
     if output is None:
-        output = store.workspace_path / "exports" / f"chain_{chain_id[-8:]}.n4a"
+        output = exports_of(store) / f"chain_{chain_id[-8:]}.n4a"
     path = store.export_chain(label, output, safe=safe, probe=X)
     click.echo(path)
 
@@ -213,9 +213,9 @@ def command_export_(store: WorkspaceStore, identifier: str, output: Path | None,
     run       .yaml (the run with its pipelines and chains)
     any       .parquet (its predictions)
 
-    Without OUTPUT, the file is written to the folder exports/ of the workspace.
+    Without OUTPUT, the file is written to the folder exports/ of the workspace (of a shared one, to ./exports/).
     """  # noqa: D301 (click reads the escape)
-    from nirs_store.cli._workspace import Found, find, named_chain
+    from nirs_store.cli._workspace import Found, exports_of, find, named_chain
 
     label = ""
     found = None if "@" in identifier else find(store, identifier, list(_SUFFIXES))
@@ -225,7 +225,7 @@ def command_export_(store: WorkspaceStore, identifier: str, output: Path | None,
         found = Found("chain", chain_id, {})
     known = _SUFFIXES[found.kind]
     if output is None:
-        output = store.workspace_path / "exports" / f"{found.kind}_{found.identifier[-8:]}{known[0]}"
+        output = exports_of(store) / f"{found.kind}_{found.identifier[-8:]}{known[0]}"
     path = _write(store, found, output, arrays, label or found.identifier)
     click.echo(path)
 

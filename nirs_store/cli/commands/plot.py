@@ -113,15 +113,15 @@ def command(
     normal        normal plot of the residuals
     permutation   RMSECV with shuffled reference values
 
-    Without --output, the file is written to the folder exports/ of the workspace.
+    Without --output, the file is written to the folder exports/ of the workspace (of a shared one, to ./exports/).
     """  # noqa: D301 (click reads the escape)
-    from nirs_store.cli._workspace import find
+    from nirs_store.cli._workspace import exports_of, find
 
     _check(kind, data)
     found = find(store, identifier, ["chain", "run"])
     chain_id = _chain(store, found)
     if output is None:
-        output = store.workspace_path / "exports" / f"{kind}_{found.identifier[-8:]}.png"
+        output = exports_of(store) / f"{kind}_{found.identifier[-8:]}.png"
     given: dict[str, Any] = {}
     if data is not None:
         given = _spectra(store, chain_id, kind, data, target, id_column, colour_by, reading)

@@ -160,6 +160,36 @@ def command_snapshot(workspace: Path, days: float | None) -> None:
         engine.close()
 
 
+@command.command("migrate", cls=Command)
+@dry_run_option
+@yes_option
+@workspace_option
+def command_migrate(workspace: Path, dry_run: bool, yes: bool) -> None:
+    """Bring the workspace to the schema of this nirs_store, on every computer.
+
+    Recording waits for a moment. Computers with an older nirs_store are refused from then on, and go on when
+    nirs_store is upgraded there. A snapshot from before is kept.
+    """
+    from nirs_store.shared.migrating import migrate
+
+    settings = _settings(workspace)
+    plan = migrate(settings, dry_run=True)
+    if not plan.steps:
+        click.echo(f"Schema version {plan.from_version} is that of this nirs_store: nothing to migrate.")
+        return
+    click.echo(f"{printable(plan.workspace)}: from schema version {plan.from_version} to {plan.to_version}")
+    for step in plan.steps:
+        click.echo(f"  {step}")
+    for living in plan.status.living:
+        click.echo(f"Recording: {printable(living)}")
+    for each in plan.status.computers:
+        click.echo(f"{printable(each.machine)}: nirs_store {printable(each.library)}")
+    if dry_run or not confirm("Migrate, and refuse computers with an older nirs_store from then on?", yes):
+        return
+    done = migrate(settings, dry_run=False)
+    click.echo(f"Migrated. A snapshot from before, up to commit {done.snapshot:,}, is kept.")
+
+
 @command.command("grant", cls=Command)
 @click.argument("role")
 @click.argument("right", type=click.Choice(["reader", "writer", "admin"]))

@@ -142,7 +142,7 @@ def command_library() -> None:
 @workspace_option
 def list_templates(category: str | None, tags: tuple[str, ...], as_json: bool, workspace: Path) -> None:
     """List the templates of a workspace."""
-    if not (workspace / "library").is_dir():
+    if not is_shared(workspace) and not (workspace / "library").is_dir():
         # Templates alone are enough; without any, a name mistyped must not look like an empty library.
         _check_workspace(workspace)
     found = _library(workspace).list_templates(category=category, tags=list(tags) or None)
@@ -341,7 +341,7 @@ def _configuration(template: str, workspace: Path) -> dict[str, Any]:
     if template.lower().endswith(".json"):
         return read_template(Path(template), bare=True).pipeline
     name, category = _split(template)
-    if workspace.is_dir():
+    if not is_shared(workspace) and workspace.is_dir():
         try:
             return _library(workspace).load_template(name, category)
         except TemplateNotFound:

@@ -174,12 +174,11 @@ class SharedLog:
         body: bytes,
         *,
         settings: bool = False,
-        schema: int = SCHEMA_VERSION,
     ) -> list[Any]:
         digest = hashlib.sha256(body).hexdigest()
         key = self._bodies.put(digest, body) if len(body) > _INLINE else None
         return [
-            self.workspace_id, txid, kind, session, claim, schema, self._library, len(body),
+            self.workspace_id, txid, kind, session, claim, SCHEMA_VERSION, self._library, len(body),
             None if key else body, key, digest, settings,
         ]  # fmt: skip
 
@@ -462,11 +461,13 @@ class _SharedChange:
     def commit(self, con: duckdb.DuckDBPyConnection) -> None:
         """Append what was changed to the log and commit there."""
         capture = self._capture
-        txid, to = new_id(), self._migration
+        txid, to, sql = new_id(), self._migration, _APPEND
         if to is not None:
             more = {"migrate": msgspec.to_builtins(to)}
             body = encode_images({}, txid=txid, schema=to.version, created=self._created, more=more)
-            row = self._log._row(txid, "migrate", "", "", body, schema=to.version)
+            sql = "SELECT n, 0 FROM nirs_store.migrate(%s, %s, %s, %s, %s, %s)"
+            log = self._log
+            row = [log.workspace_id, to.version - 1, to.version, txid, log._library, body]
         else:
             found = None if capture is None else capture.encode(con, txid=txid)
             if found is None:
@@ -475,10 +476,7 @@ class _SharedChange:
             row = self._log._row(txid, "delta", "", "", found, settings=settings)
         self._stop_pinging()
         try:
-            if to is not None:
-                params = [self._log.workspace_id, to.version - 1, to.version]
-                self._con.execute("SELECT nirs_store.set_schema(%s, %s, %s)", params)
-            number, _ = _one(self._con, _APPEND, row)
+            number, _ = _one(self._con, sql, row)
             position = Position(number, txid)
             write_position(con, position)
             self._con.execute("COMMIT")

@@ -106,12 +106,18 @@ BEGIN
     IF NOT FOUND THEN RAISE EXCEPTION 'no such workspace' USING ERRCODE = 'NS001'; END IF;
 END $$;
 
--- Called in the transaction that appends the commit of kind `migrate`.
-CREATE OR REPLACE FUNCTION nirs_store.set_schema(p_ws uuid, p_from int, p_to int)
-RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = nirs_store, pg_temp AS $$
+-- The only way to a commit of kind `migrate`, and not a writer's.
+CREATE OR REPLACE FUNCTION nirs_store.migrate(
+    p_ws uuid, p_from int, p_to int, p_txid text, p_library text, p_body bytea, OUT n bigint
+) LANGUAGE plpgsql SECURITY DEFINER SET search_path = nirs_store, pg_temp AS $$
 BEGIN
-    UPDATE workspaces SET schema_version = p_to WHERE ws = p_ws AND schema_version = p_from;
+    UPDATE workspaces SET schema_version = p_to, head = head + 1 WHERE ws = p_ws AND schema_version = p_from
+        RETURNING head INTO n;
     IF NOT FOUND THEN RAISE EXCEPTION '%', p_from USING ERRCODE = 'NS002'; END IF;
+    INSERT INTO log (ws, n, txid, kind, session, holder, library, bytes, body, sha256) VALUES (
+        p_ws, migrate.n, p_txid, 'migrate', '', '', p_library, octet_length(p_body), p_body,
+        encode(sha256(p_body), 'hex')
+    );
 END $$;
 
 CREATE OR REPLACE FUNCTION nirs_store.reject(
@@ -224,7 +230,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA nirs_store FROM PUBLIC;
 _READER = ("seen", "compared")
 _WRITER = ("append", "lock_head", "reject", "begin_holder", "end_holder", "claim", "unclaim")
 # A snapshot takes the place of the log for new computers, so it is not a writer's to publish.
-_ADMIN = ("lock_claims", "condemn", "key_gone", "publish", "truncate", "set_schema")
+_ADMIN = ("lock_claims", "condemn", "key_gone", "publish", "truncate", "migrate")
 RIGHTS = {"reader": _READER, "writer": (*_READER, *_WRITER), "admin": (*_READER, *_WRITER, *_ADMIN)}
 _LOCK = 0x6E697273  # "nirs"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,26 +38,36 @@ PATHS = (
 )
 
 
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspaceStore]:
+    """A workspace that refusals leave as it is."""
+    with WorkspaceStore(tmp_path_factory.mktemp("opened") / "ws") as store:
+        yield store
+
+
 @pytest.mark.parametrize("address", ADDRESSES)
 @pytest.mark.parametrize("kind", [str, Path])
 def test_an_address_is_refused_wherever_a_place_to_write_is_named_and_nothing_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, kind: Callable[[str], Any]
+    opened: WorkspaceStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    kind: Callable[[str], Any],
 ) -> None:
-    with WorkspaceStore(tmp_path / "ws") as store:
-        monkeypatch.chdir(tmp_path)
-        given = kind(address)
-        for way in (
-            WorkspaceStore,
-            check_workspace,
-            store.backups.create,
-            store.archive,
-            store.restore_archive,
-            store.audit.export,
-        ):
-            with pytest.raises(InvalidInput, match="address") as caught:
-                way(given)
-            assert "geheim" not in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["ws"]
+    monkeypatch.chdir(tmp_path)
+    given = kind(address)
+    for way in (
+        WorkspaceStore,
+        check_workspace,
+        opened.backups.create,
+        opened.archive,
+        opened.restore_archive,
+        opened.audit.export,
+    ):
+        with pytest.raises(InvalidInput, match="address") as caught:
+            way(given)
+        assert "geheim" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from sampling import covering
 
 from nirs_store import plots
 from tests.kit.figures import unreadable
@@ -169,14 +170,13 @@ def frame_of(case: Case) -> pl.DataFrame:
     ).with_columns(flags=pl.Series(flags, dtype=pl.List(pl.String)))
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize(
-    "draw",
-    [
-        predicted, residuals, components, errors, heat, folds, coefficients, intervals, intervals_measured, control,
-        spectra, groups, steps, classes, leaders, front, curves,
-    ],
+FIGURES = (
+    predicted, residuals, components, errors, heat, folds, coefficients, intervals, intervals_measured, control,
+    spectra, groups, steps, classes, leaders, front, curves,
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(("draw", "name"), covering(FIGURES, CASES))
 def test_nothing_is_cut_off_or_covered(draw: Any, name: str) -> None:
     assert unreadable(draw(Case(name))) == []
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sampling import covering
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import Ridge
 from storekit import blob_keys
@@ -93,8 +94,7 @@ def test_what_comes_back_is_what_went(store, way):
     assert store.check(read_data=True).findings == ()
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("how", ["now", "empty", "gc --now", "time"])
+@pytest.mark.parametrize(("how", "way"), covering(["now", "empty", "gc --now", "time"], WAYS))
 def test_what_is_deleted_for_good_leaves_nothing(store, way, how):
     WAYS[way](store, now=how == "now")
     if how == "empty":

@@ -18,6 +18,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 import xxhash
+from sampling import covering
 from storekit import begin, predict
 
 from nirs_store.blobs.plain import blob_inside
@@ -108,8 +109,7 @@ def replace(place: Path, make: Callable[[Path], None]) -> None:
     make(place)
 
 
-@pytest.mark.parametrize("name", MACHINERY)
-@pytest.mark.parametrize("dangling", [False, True], ids=["link", "dangling link"])
+@pytest.mark.parametrize(("name", "dangling"), covering(MACHINERY, [False, True]))
 def test_nothing_is_written_through_a_link(folder: Path, outside: Path, name: str, dangling: bool) -> None:
     replace(
         folder / name, lambda place: place.symlink_to(outside.with_name("new.txt") if dangling else outside)
@@ -117,10 +117,7 @@ def test_nothing_is_written_through_a_link(folder: Path, outside: Path, name: st
     use(folder)
 
 
-@pytest.mark.parametrize(
-    "make", [pipe, sock, endless, Path.mkdir], ids=["pipe", "socket", "device", "folder"]
-)
-@pytest.mark.parametrize("name", MACHINERY)
+@pytest.mark.parametrize(("name", "make"), covering(MACHINERY, [pipe, sock, endless, Path.mkdir]))
 @pytest.mark.timeout(60)
 def test_what_is_not_a_file_keeps_nobody_waiting(
     folder: Path, name: str, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
@@ -171,8 +168,7 @@ ESCAPES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("path", ESCAPES)
-@pytest.mark.parametrize("where", ["row", "aside"])
+@pytest.mark.parametrize(("path", "where"), covering(ESCAPES, ["row", "aside"]))
 def test_a_stored_path_is_never_followed_out_of_the_blobs(
     folder: Path, outside: Path, path: str, where: str
 ) -> None:

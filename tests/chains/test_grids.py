@@ -12,6 +12,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from sampling import covering
 from sklearn.cross_decomposition import PLSRegression
 
 from nirs_store import WorkspaceStore, load_bundle, record_cross_validation
@@ -216,8 +217,7 @@ def recorded(store: WorkspaceStore, X: Any, **options: Any) -> dict[str, Any]:
     return chain
 
 
-@pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("form", "table"), covering(FORMS, TABLES))
 def test_a_header_gives_the_grid_the_unit_and_its_names(form: str, table: str, tmp_path: Path) -> None:
     names = [FORMS[form](each) for each in CM]
     with WorkspaceStore(tmp_path / "ws") as store:

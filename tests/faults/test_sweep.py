@@ -13,7 +13,7 @@ _REASON = unavailable()
 pytestmark = pytest.mark.skipif(_REASON is not None, reason=_REASON or "")
 
 # So many faults in the default tests, some of each operation; the whole sweep has the marker `slow`.
-_SAMPLE = 60
+_SAMPLE = 30
 
 
 def problems(outcomes: list[Outcome]) -> str:

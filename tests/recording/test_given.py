@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from sampling import covering
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold
@@ -34,7 +35,8 @@ def searched(store: Any, X: Any, y: Any, **options: Any) -> str:
 
 
 Recorded = Callable[..., str]
-WAYS = pytest.mark.parametrize("way", [cross_validated, screened, searched])
+RECORDERS = (cross_validated, screened, searched)
+WAYS = pytest.mark.parametrize("way", RECORDERS)
 MADE = {
     "array": lambda y: y,
     "list": lambda y: y.tolist(),
@@ -55,13 +57,14 @@ def two(tecator: Tecator) -> Any:
     return np.column_stack([tecator.fat, tecator.water])[:60]
 
 
-@WAYS
 @pytest.mark.parametrize(
-    ("made", "named"), [*((made, "list") for made in MADE), *(("array", n) for n in NAMED)]
+    ("way", "given"),
+    covering(RECORDERS, [*((made, "list") for made in MADE), *(("array", n) for n in NAMED)]),
 )
 def test_each_column_of_y_has_the_name_that_was_given(
-    way: Recorded, made: str, named: str, workspace: Any, tecator: Tecator, two: Any
+    way: Recorded, given: tuple[str, str], workspace: Any, tecator: Tecator, two: Any
 ) -> None:
+    made, named = given
     X, names = tecator.X[:60], NAMED[named](["fat", "water"])
     chain = way(workspace, X, MADE[made](two), dataset_name="meat", target=names, target_unit="%")
     metadata = workspace.get_chain(chain)["metadata"]
@@ -106,31 +109,25 @@ def test_a_stack_and_readers_take_names_in_every_kind_of_list(
         assert np.array_equal(each.y, two)
 
 
-@WAYS
-@pytest.mark.parametrize(
-    ("target", "error", "words"),
-    [
-        (["fat"], ShapeMismatch, "one name per column of y, 2; found 1"),
-        (["fat", "water", "protein"], ShapeMismatch, "one name per column of y, 2; found 3"),
-        (["fat", "fat"], InvalidInput, "each once"),
-        (["fat", " "], InvalidInput, "not empty"),
-        (["fat", 2], InvalidInput, "names of columns in a list"),
-        (7, InvalidInput, "names of columns in a list"),
-        (np.array("fat"), InvalidInput, "names of columns in a list"),
-        (np.array([["fat", "water"]]), InvalidInput, "names of columns in a list"),
-        ([], InvalidInput, "each once"),
-        (["water", "fat"], InvalidInput, "another order"),
-    ],
+MISFITS: tuple[tuple[Any, type[NirsStoreError], str], ...] = (
+    (["fat"], ShapeMismatch, "one name per column of y, 2; found 1"),
+    (["fat", "water", "protein"], ShapeMismatch, "one name per column of y, 2; found 3"),
+    (["fat", "fat"], InvalidInput, "each once"),
+    (["fat", " "], InvalidInput, "not empty"),
+    (["fat", 2], InvalidInput, "names of columns in a list"),
+    (7, InvalidInput, "names of columns in a list"),
+    (np.array("fat"), InvalidInput, "names of columns in a list"),
+    (np.array([["fat", "water"]]), InvalidInput, "names of columns in a list"),
+    ([], InvalidInput, "each once"),
+    (["water", "fat"], InvalidInput, "another order"),
 )
+
+
+@pytest.mark.parametrize(("way", "misfit"), covering(RECORDERS, MISFITS))
 def test_names_that_do_not_fit_are_refused_and_nothing_is_recorded(
-    way: Recorded,
-    target: Any,
-    error: type[NirsStoreError],
-    words: str,
-    workspace: Any,
-    tecator: Tecator,
-    two: Any,
+    way: Recorded, misfit: tuple[Any, type[NirsStoreError], str], workspace: Any, tecator: Tecator, two: Any
 ) -> None:
+    target, error, words = misfit
     with pytest.raises(error, match=words):
         way(workspace, tecator.X[:60], MADE["pandas"](two), dataset_name="meat", target=target)
     assert workspace.list_runs().is_empty()

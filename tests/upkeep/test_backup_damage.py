@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sampling import covering
 from storekit import whole_pipeline
 
 from nirs_store import WorkspaceStore, restore_backup
@@ -59,8 +60,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("which", [0, 2])
+@pytest.mark.parametrize(("damage", "which"), covering(DAMAGE, [0, 2]))
 def test_the_other_backups_can_be_used(
     three: tuple[Path, list[str]], memory: Path, damage: str, which: int
 ) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import duckdb
 import pytest
@@ -101,7 +101,8 @@ class Workspaces:
             patch.setattr(nirs_store.store, "_place_of", self._place_of(nirs_store.store._place_of))
             patch.setattr(database, "create_catalog", _copied)
             if self.replicas > 1:
-                patch.setattr(WorkspaceStore, "__new__", _new(self), raising=False)
+                patch.setattr(Members, "of", self)
+                WorkspaceStore.__new__ = _new  # type: ignore[method-assign, assignment]
             yield
         opened = set(self._names) - before
         for folder in opened:
@@ -131,20 +132,23 @@ class SeveralObjects(Workspaces):
     @contextmanager
     def standing_in(self) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(WorkspaceStore, "__new__", _new(self), raising=False)
+            patch.setattr(Members, "of", self)
+            WorkspaceStore.__new__ = _new  # type: ignore[method-assign, assignment]
             yield
 
 
-def _new(workspaces: Workspaces) -> Callable[..., Any]:
-    def new(cls: type[WorkspaceStore], *args: Any, **options: Any) -> WorkspaceStore:
-        place = args[0] if args else None
-        if cls is not WorkspaceStore or place is None or is_shared(place) or options.get("blobs") is not None:
-            return object.__new__(cls)
-        made = object.__new__(InTurn)
-        object.__setattr__(made, "members", Members(workspaces))
-        return made
+def _new(cls: type[WorkspaceStore], *args: Any, **options: Any) -> WorkspaceStore:
+    """Make a store of several objects while a kind of workspace asks for it.
 
-    return new
+    It stays for the session: Python does not make instances with arguments after a `__new__` was taken back.
+    """
+    place = args[0] if args else None
+    several = Members.of is not None and cls is WorkspaceStore and place is not None
+    if not several or is_shared(place) or options.get("blobs") is not None:
+        return object.__new__(cls)
+    made = object.__new__(InTurn)
+    object.__setattr__(made, "members", Members(Members.of))
+    return made
 
 
 def _copied(layout: Layout, instance: Any, meta: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -176,6 +180,8 @@ def _plain_store(place: Any, **options: Any) -> WorkspaceStore:
 
 class Members:
     """Store objects on several replicas, each opened when it is asked first."""
+
+    of: ClassVar[Any] = None
 
     def __init__(self, workspaces: Workspaces) -> None:
         self._workspaces = workspaces

@@ -47,6 +47,8 @@ _IDLE = 10.0
 _STOPPED_AFTER, _PING = "30s", 10.0
 _APPEND = "SELECT n, rejections FROM nirs_store.append(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 
+_LOCK_HEAD = "SELECT head, schema_version FROM nirs_store.lock_head(%s, %s)"
+
 
 class Pulled(Entry, frozen=True):
     """One commit in the log of a server."""
@@ -376,7 +378,13 @@ class SharedLog:
         """
         if not self.is_empty():
             catch_up()
-        change = self._changer.run(self._begin)
+        try:
+            change = self._changer.run(self._begin)
+        except SessionEnded:
+            # A change may refer to what was claimed before it, as a commit does.
+            if not all(renew() for renew in list(self.renewals.values())):
+                raise
+            change = self._changer.run(self._begin)
         self._holder, self._change = threading.get_ident(), change
         try:
             while (position := self._position) is not None and position.number < change.head:
@@ -387,19 +395,27 @@ class SharedLog:
             self._changed = time.monotonic()
             change.end()
 
-    def change_under_way(self) -> Connection:
-        """Return the connection of the direct change that this thread is making."""
-        if self._holder != threading.get_ident() or self._change is None:
+    def is_changing(self) -> bool:
+        """Whether this thread makes a direct change."""
+        return self._holder == threading.get_ident()
+
+    def in_change(self, work: Callable[[Connection], T]) -> T:
+        """Do something in the transaction of the direct change that this thread is making."""
+        if not self.is_changing():
             raise RuntimeError("no direct change is under way in this thread")
-        return self._change._con
+        return self.ask(work)
 
     def _begin(self, con: Connection) -> _SharedChange:
+        holders = [self.holders.get(claim, claim) for claim in self.renewals]
         con.execute("BEGIN")
-        con.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{_STOPPED_AFTER}'")
-        head, version = _one(
-            con, "SELECT head, schema_version FROM nirs_store.lock_head(%s)", [self.workspace_id]
-        )
-        self._refuse_other(int(version))
+        try:
+            con.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{_STOPPED_AFTER}'")
+            head, version = _one(con, _LOCK_HEAD, [self.workspace_id, holders])
+            self._refuse_other(int(version))
+        except BaseException:
+            with contextlib.suppress(psycopg.Error):  # a connection that is lost has rolled back
+                con.rollback()
+            raise
         return _SharedChange(self, self._changer, con, int(head), int(version))
 
     def sweep_tmp(self, alive: Container[str]) -> None:
@@ -497,7 +513,7 @@ class _SharedChange:
 
         def look(con: Connection) -> Any:
             # The server may be in the middle of that COMMIT: it holds the head until it has come to its end.
-            con.execute("SELECT head FROM nirs_store.lock_head(%s)", [ws])
+            con.execute(_LOCK_HEAD, [ws, []])
             return con.execute(sql, [ws, txid]).fetchone()
 
         found = self._log.server.run(look, patience=self._server.address.patience)

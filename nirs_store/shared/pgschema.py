@@ -99,11 +99,16 @@ BEGIN
         VALUES (p_ws, append.n, p_txid, p_kind, p_session, p_holder, p_library, p_bytes, p_body, p_key, p_sha256);
 END $$;
 
-CREATE OR REPLACE FUNCTION nirs_store.lock_head(p_ws uuid, OUT head bigint, OUT schema_version int)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = nirs_store, pg_temp AS $$
+CREATE OR REPLACE FUNCTION nirs_store.lock_head(
+    p_ws uuid, p_holders text[], OUT head bigint, OUT schema_version int
+) LANGUAGE plpgsql SECURITY DEFINER SET search_path = nirs_store, pg_temp AS $$
 BEGIN
     SELECT w.head, w.schema_version INTO head, schema_version FROM workspaces w WHERE w.ws = p_ws FOR UPDATE;
     IF NOT FOUND THEN RAISE EXCEPTION 'no such workspace' USING ERRCODE = 'NS001'; END IF;
+    -- Keys are given up under this lock only, so what was claimed until now is good until the change is made.
+    IF EXISTS (
+        SELECT 1 FROM holders h WHERE h.ws = p_ws AND h.holder = ANY (p_holders) AND h.ended IS NOT NULL
+    ) THEN RAISE EXCEPTION 'ended' USING ERRCODE = 'NS003'; END IF;
 END $$;
 
 -- The only way to a commit of kind `migrate`, and not a writer's.
@@ -158,10 +163,11 @@ END $$;
 CREATE OR REPLACE FUNCTION nirs_store.claim(p_ws uuid, p_holder text, p_token text, OUT generation int)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = nirs_store, pg_temp AS $$
 BEGIN
+    INSERT INTO claims (ws, holder, token) VALUES (p_ws, p_holder, p_token) ON CONFLICT DO NOTHING;
+    -- Looked at after it has waited for a gc, which may have ended this one.
     IF EXISTS (SELECT 1 FROM holders h WHERE h.ws = p_ws AND h.holder = p_holder AND h.ended IS NOT NULL) THEN
         RAISE EXCEPTION 'ended' USING ERRCODE = 'NS003';
     END IF;
-    INSERT INTO claims (ws, holder, token) VALUES (p_ws, p_holder, p_token) ON CONFLICT DO NOTHING;
     SELECT coalesce(max(k.generation) + 1, 0) INTO generation FROM keys k WHERE k.ws = p_ws AND k.token = p_token;
 END $$;
 

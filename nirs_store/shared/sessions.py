@@ -41,14 +41,12 @@ class SharedClaims:
         self.collector = SharedCollector(log, backend)
 
     def generation(self, digest: str, /) -> int:
-        """Tell under which generation of its key a blob may be stored: as its claim said, or as it is now."""
-        claimed = self.generations.get(digest)
-        if claimed is not None:
-            return claimed
-        # Files and data sets are stored without a claim, by a change that holds the head: no gc comes in between.
-        sql = "SELECT coalesce(max(generation) + 1, 0) FROM nirs_store.keys WHERE ws = %s AND token = %s"
-        row = self.log.ask(lambda con: con.execute(sql, [self.workspace_id, digest]).fetchone())
-        return int(row[0]) if row is not None else 0
+        """Tell what the newest claim of a blob said; in a direct change, where nobody gives up keys, what is so now."""
+        if self.log.is_changing():
+            sql = "SELECT coalesce(max(generation) + 1, 0) FROM nirs_store.keys WHERE ws = %s AND token = %s"
+            row = self.log.ask(lambda con: con.execute(sql, [self.workspace_id, digest]).fetchone())
+            self.generations[digest] = 0 if row is None else int(row[0])
+        return self.generations.get(digest, 0)
 
     def own(self, claim_id: str, /) -> SharedClaim:
         """Give the claims of one store object."""
@@ -90,20 +88,22 @@ class SharedCollector:
 
     def claimed(self) -> set[str]:
         """Lock the claims, end the dead, and list what is left; all in the transaction of the change."""
-        con, ws = self._log.change_under_way(), self._log.workspace_id
-        con.execute("SELECT nirs_store.lock_claims()")
-        for (holder,) in con.execute(_DEAD, [ws]).fetchall():
-            con.execute("SELECT nirs_store.end_holder(%s, %s)", [ws, holder])
-        return {
-            str(row[0])
-            for row in con.execute("SELECT token FROM nirs_store.claims WHERE ws = %s", [ws]).fetchall()
-        }
+        ws = self._log.workspace_id
+
+        def work(con: Connection) -> set[str]:
+            con.execute("SELECT nirs_store.lock_claims()")
+            for (holder,) in con.execute(_DEAD, [ws]).fetchall():
+                con.execute("SELECT nirs_store.end_holder(%s, %s)", [ws, holder])
+            sql = "SELECT token FROM nirs_store.claims WHERE ws = %s"
+            return {str(row[0]) for row in con.execute(sql, [ws]).fetchall()}
+
+        return self._log.in_change(work)
 
     def condemn(self, keys: Mapping[str, str], /) -> None:
         """Give up keys, in the transaction of the change."""
-        con = self._log.change_under_way()
-        for token, key in sorted(keys.items()):
-            con.execute("SELECT nirs_store.condemn(%s, %s, %s)", [self._log.workspace_id, token, key])
+        rows = [(self._log.workspace_id, token, key) for token, key in sorted(keys.items())]
+        sql = "SELECT nirs_store.condemn(%s, %s, %s)"
+        self._log.in_change(lambda con: [con.execute(sql, row) for row in rows])
 
     def remove(self) -> int:
         """Delete objects, then note that they are gone; nobody uses their keys again, so twice does no harm."""
@@ -134,7 +134,7 @@ class SharedClaim:
         self._key = secrets.randbits(63)
         self._mutex = threading.Lock()
         self._begun = False
-        self._ended = False
+        self._ended = self._lost = False
         self._tokens: set[str] = set()
 
     @property
@@ -166,16 +166,19 @@ class SharedClaim:
     def _renew(self) -> bool:
         """Begin again under another name, and claim everything again; False where something was given up."""
         with self._mutex:
-            if not self._begun or self._ended:
+            if not self._begun or self._ended or self._lost:
                 return False
             self._renewed += 1
             self._holder = f"{self.claim_id}+{self._renewed}"
             self._key = secrets.randbits(63)
             self._connect()
-            self._claims.log.holders[self.claim_id] = self._holder
-            before = {token: self._claims.generation(token) for token in self._tokens}
+            before = {token: self._claims.generations.get(token, 0) for token in self._tokens}
             kept = [self._claim(token) == generation for token, generation in before.items()]
-            return all(kept)
+            # Rows that wait refer to what was given up: they stay refused, under the name that was ended.
+            self._lost = not all(kept)
+            if not self._lost:
+                self._claims.log.holders[self.claim_id] = self._holder
+            return not self._lost
 
     def _begin(self, con: Connection) -> None:
         # The lock comes before the row, also on a new connection: the old one may still hold it, and is ended.

@@ -1,0 +1,378 @@
+"""Computers of one shared workspace, of which one goes one step at a time.
+
+Each is in a thread that stops before every statement to PostgreSQL and at every object. A seed decides what each does,
+who is next, who is killed or cut off there, and when a deletion that was held back arrives: so a seed gives the same
+interleaving each time, on a real server.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+from unittest.mock import patch
+
+import psycopg
+from memoryblobs import MemoryBlobs, Objects
+
+from nirs_store.blobs.store import BackgroundWriter
+from nirs_store.db.session import Keeper
+from nirs_store.errors import NirsStoreError, SessionEnded, SharedStoreUnreachable
+from nirs_store.shared import opening, pg
+
+__all__ = ["Broken", "Bucket", "Stage", "play"]
+
+_STUCK = 30.0
+# Which statements wait for whoever holds the head of the log, the claims, or the row of a holder.
+_LOCKS = {
+    "head": ("append(", "lock_head(", "reject("),
+    "claims": ("claim(", "unclaim(", "lock_claims(", "end_holder("),
+    "holders": ("begin_holder(", "end_holder("),
+}
+# Nothing lies between these and what follows.
+_PASSED = ("BEGIN", "SET LOCAL", "SELECT pg_backend_pid")
+_FAULTS = ("kill before", "kill after", "cut before", "cut after", "cut before", "cut after")
+
+
+class Killed(BaseException):
+    """The process of an actor has ended; nothing of it runs any more."""
+
+
+class Broken(AssertionError):
+    """A promise was broken."""
+
+
+@dataclass
+class Actor:
+    """One computer, and where it stands."""
+
+    name: str
+    computer: Any = None
+    at: str = ""
+    go: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    order: str = ""
+    busy: bool = False
+    dead: bool = False
+    connections: list[psycopg.Connection[Any]] = field(default_factory=list)
+    error: BaseException | None = None
+
+
+class Cast(Protocol):
+    """What kind of computers play."""
+
+    def open(self, stage: Stage, name: str) -> Any:
+        """Start a computer, also one that was killed."""
+
+    def work(self, computer: Any, stage: Stage) -> tuple[str, Callable[[], None]]:
+        """Choose what a computer does in the next scene."""
+
+    def leave(self, computer: Any) -> None:
+        """Let go of what a killed process had of this one."""
+
+    def look(self, computers: Sequence[Any], stage: Stage) -> None:
+        """Raise what is broken."""
+
+    def compare(self, computers: Sequence[Any]) -> None:
+        """Raise where they differ."""
+
+
+class Stage:
+    """Decides who goes on; everything that was decided is in `trace`."""
+
+    def __init__(self, seed: int, admin: psycopg.Connection[Any], faults: float) -> None:
+        # How likely something happens at a step.
+        self.faults = faults
+        # Whose connections are those that are made off stage.
+        self.opens: Actor | None = None
+        self.claims_are_locked = True
+        self.dice = random.Random(seed)
+        self.trace: list[str] = []
+        self.actors: dict[int, Actor] = {}
+        self.held: dict[str, psycopg.Connection[Any]] = {}
+        self.objects: tuple[Objects, Objects] = ({}, {})
+        # Deletions under way: they arrive when they will.
+        self.late: list[list[str]] = []
+        self._turn = threading.Semaphore(0)
+        self._admin = admin
+
+    # -- in the threads of actors ------------------------------------------------------------
+
+    def me(self) -> Actor | None:
+        return self.actors.get(threading.get_ident())
+
+    def stop(self, where: str) -> str:
+        """Wait until it is this actor's turn; returns what happens to it after this step."""
+        actor = self.me()
+        if actor is None:
+            return ""
+        if actor.dead:
+            raise Killed
+        actor.at = where
+        self._turn.release()
+        actor.go.acquire()
+        order, actor.order = actor.order, ""
+        if actor.dead or order == "kill before":
+            self._end(actor)
+        return order
+
+    def _end(self, actor: Actor) -> None:
+        actor.dead = True
+        self.cut(actor)
+        raise Killed
+
+    def after(self, order: str) -> None:
+        actor = self.me()
+        if actor is not None and order == "kill after":
+            self._end(actor)
+
+    def cut(self, actor: Actor) -> None:
+        """End the connections of an actor; the server has noticed it on return."""
+        connections, actor.connections = actor.connections, []
+        for con in connections:
+            if con.closed:
+                continue
+            pid = con.info.backend_pid
+            self.let_go(con)
+            psycopg.Connection.close(con)
+            self._admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+            while self._admin.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone():
+                time.sleep(0.001)
+
+    def let_go(self, con: psycopg.Connection[Any]) -> None:
+        for what in [what for what, holder in self.held.items() if holder is con]:
+            del self.held[what]
+
+    # -- in the thread that directs ----------------------------------------------------------
+
+    def _waits(self, actor: Actor) -> bool:
+        """Tell whether its next statement would wait for another actor."""
+        return any(
+            self.held.get(what) not in (None, *actor.connections)
+            for what, statements in _LOCKS.items()
+            if any(f"nirs_store.{name}" in actor.at for name in statements)
+        )
+
+    def play(self, works: Sequence[tuple[Actor, Callable[[], None]]]) -> None:
+        """Let some actors each do one thing, in steps."""
+        for actor, work in works:
+            actor.busy, actor.error = True, None
+            threading.Thread(target=self._act, args=(actor, work), daemon=True).start()
+            self._hear(actor)
+        while going := [actor for actor, _ in works if actor.busy]:
+            ready = [actor for actor in going if not self._waits(actor)]
+            if not ready:
+                raise Broken(f"all wait for each other: {[(a.name, a.at) for a in going]}, {self.held}")
+            actor = self.dice.choice(ready)
+            fault = self.dice.choice(_FAULTS) if self.dice.random() < self.faults else ""
+            actor.order = fault
+            self.trace.append(f"{actor.name}: {actor.at}{f' ({fault})' if fault else ''}")
+            if self.late and self.dice.random() < 0.02:
+                self.arrive(self.late.pop(self.dice.randrange(len(self.late))))
+            actor.go.release()
+            self._hear(actor)
+
+    def end(self, actors: Sequence[Actor]) -> None:
+        """End whoever still stands somewhere."""
+        for actor in actors:
+            actor.dead = True
+            while actor.busy:
+                actor.go.release()
+                if not self._turn.acquire(timeout=_STUCK):
+                    return
+
+    def _hear(self, actor: Actor) -> None:
+        if not self._turn.acquire(timeout=_STUCK):
+            raise Broken(f"{actor.name} does not come back from {actor.at}")
+
+    def _act(self, actor: Actor, work: Callable[[], None]) -> None:
+        self.actors[threading.get_ident()] = actor
+        try:
+            self.stop("begin")
+            work()
+        except BaseException as error:
+            actor.error = error
+        finally:
+            del self.actors[threading.get_ident()]
+            actor.busy = False
+            self._turn.release()
+
+    def arrive(self, keys: Sequence[str]) -> None:
+        self.trace.append(f"arrives: {len(keys)}")
+        for key in keys:
+            self.objects[False].pop(key, None)
+
+
+class Bucket(MemoryBlobs):
+    """The bucket as one computer reaches it."""
+
+    def __init__(self, stage: Stage, root: Path, folder: Path) -> None:
+        super().__init__(root, folder, folder)
+        self._stage = stage
+        self._places = stage.objects
+        self.far = stage.dice.random() < 0.5
+
+    def put(self, objects: Any, /) -> None:
+        for key, source in objects.items():
+            order = self._stage.stop(f"put {key[13:17]}{key[77:79]}")
+            # Created if absent.
+            if key not in self._places[False]:
+                super().put({key: source})
+            self._stage.after(order)
+
+    def stat(self, key: str, /, *, trashed: bool = False) -> Any:
+        if not trashed:
+            self._stage.stop(f"look at {key[13:17]}{key[77:79]}")
+        return super().stat(key, trashed=trashed)
+
+    def remove(self, keys: Sequence[str], /) -> None:
+        order = self._stage.stop(f"delete {len(keys)}")
+        dice = self._stage.dice.random()
+        if dice < 0.6:
+            self._stage.arrive(keys)
+        # Sent twice, or given up by a client that thinks it failed: it may arrive at any later time.
+        if dice > 0.3:
+            self._stage.late.append(list(keys))
+        self._stage.after(order)
+
+
+# -- a whole play ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def on_stage(stage: Stage) -> Iterator[None]:
+    """Have everything of this process stop where it speaks to the server or the bucket."""
+
+    class Watched(psycopg.Connection[Any]):
+        def execute(self, query: Any, *args: Any, **named: Any) -> Any:
+            actor = stage.me()
+            if actor is None or str(query).startswith(_PASSED):
+                return super().execute(query, *args, **named)
+            order = stage.stop(" ".join(str(query).split()))
+            if order == "cut before":
+                stage.cut(actor)
+                raise psycopg.OperationalError("the connection was cut")
+            try:
+                found = super().execute(query, *args, **named)
+            finally:
+                self._look(str(query))
+            if order == "cut after":
+                stage.cut(actor)
+                raise psycopg.OperationalError("the connection was cut, and the answer lost")
+            stage.after(order)
+            return found
+
+        def _look(self, query: str) -> None:
+            if self.closed or self.info.transaction_status != psycopg.pq.TransactionStatus.INTRANS:
+                stage.let_go(self)
+            elif "lock_head" in query:
+                stage.held["head"] = self
+            elif "lock_claims" in query and stage.claims_are_locked:
+                stage.held["claims"] = self
+            elif "end_holder" in query:
+                stage.held["holders"] = self
+
+        def rollback(self) -> None:
+            super().rollback()
+            stage.let_go(self)
+
+        def close(self) -> None:
+            super().close()
+            stage.let_go(self)
+
+    def connect(*args: Any, **named: Any) -> Any:
+        stage.stop("connect")
+        made = Watched.connect(*args, **named)
+        actor = stage.me() or stage.opens
+        if actor is not None:
+            actor.connections.append(made)
+        return made
+
+    def at_once(writer: BackgroundWriter, entry: Any) -> None:
+        entry.state, entry.error = "queued", None
+        try:
+            writer._finish(entry, writer._attempt(entry))
+        except Killed:
+            writer._pending.clear()
+            raise
+
+    with ExitStack() as patches:
+        patches.enter_context(patch.object(pg.psycopg, "connect", connect))
+        patches.enter_context(patch.object(BackgroundWriter, "_start", at_once))
+        patches.enter_context(patch.object(Keeper, "wake", lambda keeper: None))
+        def bucket(url: str, place: Any, owner: str | None = None) -> Bucket:
+            return Bucket(stage, place.root, place.tmp)
+
+        patches.enter_context(patch.object(opening, "backend_of", bucket))
+        yield
+
+
+def play(
+    seed: int,
+    scenes: int,
+    database: str,
+    cast: Cast,
+    *,
+    faults: float = 0.005,
+    computers: int = 4,
+    claims_are_locked: bool = True,
+) -> Stage:
+    """Play some scenes: in each, every computer does one thing; raises what is broken, with the trace as a note."""
+    with psycopg.connect(database, autocommit=True) as admin, ExitStack() as ends:
+        stage = Stage(seed, admin, faults)
+        stage.claims_are_locked = claims_are_locked
+        ends.enter_context(on_stage(stage))
+        actors = [Actor(name) for name in "abcdefgh"[:computers]]
+        ends.callback(lambda: [_leave(stage, actor, cast) for actor in actors])
+        ends.callback(lambda: stage.end(actors))
+        try:
+            for actor in actors:
+                _open(stage, actor, cast)
+            for number in range(scenes):
+                works = [(actor, cast.work(actor.computer, stage)) for actor in actors]
+                stage.trace.append(f"-- scene {number}: {', '.join(f'{a.name} {w[0]}' for a, w in works)}")
+                stage.play([(actor, work) for actor, (_, work) in works])
+                for actor in actors:
+                    _judge(stage, actor, cast)
+                cast.look([stage.dice.choice(actors).computer], stage)
+            while stage.late:
+                stage.arrive(stage.late.pop())
+            cast.look([actor.computer for actor in actors], stage)
+            cast.compare([actor.computer for actor in actors])
+        except Broken as error:
+            error.add_note("\n".join(stage.trace))
+            raise
+        return stage
+
+
+def _judge(stage: Stage, actor: Actor, cast: Cast) -> None:
+    """Start who was killed again; let pass what was said in words."""
+    error, actor.error = actor.error, None
+    if isinstance(error, (Killed, SessionEnded, SharedStoreUnreachable)):
+        stage.trace.append(f"{actor.name} begins again: {type(error).__name__}")
+        _leave(stage, actor, cast)
+        _open(stage, actor, cast)
+    elif error is not None and not isinstance(error, NirsStoreError):
+        raise Broken(f"{actor.name}: {error!r}") from error
+
+
+def _leave(stage: Stage, actor: Actor, cast: Cast) -> None:
+    computer, actor.computer = actor.computer, None
+    stage.cut(actor)
+    if computer is not None:
+        # Nothing of it reaches the server: its process is gone.
+        with suppress(Exception):
+            cast.leave(computer)
+    stage.cut(actor)
+
+
+def _open(stage: Stage, actor: Actor, cast: Cast) -> None:
+    actor.dead, stage.opens = False, actor
+    try:
+        actor.computer = cast.open(stage, actor.name)
+    finally:
+        stage.opens = None

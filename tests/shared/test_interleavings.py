@@ -1,0 +1,126 @@
+"""Random interleavings of savers, deleters and collectors, by seed: no row names a blob that is missing.
+
+To see one again: play its seed with as many scenes as it took; the trace is in the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import psycopg
+import pytest
+from sharedcasts import SmallCast, Stores
+from sharedsteps import Broken, Stage, play
+
+from nirs_store.shared.log import SharedLog
+from nirs_store.shared.sessions import SharedClaim, SharedClaims
+
+# Settings and rows of who was killed or too slow; said, and not what is asked here.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def small(seed: int, database: str, folder: Path, *, scenes: int = 10, **options: Any) -> Stage:
+    with SmallCast(database, folder) as cast:
+        return play(seed, scenes, database, cast, **options)
+
+
+def test_a_seed_gives_the_same_interleaving_and_loses_no_blob(database: str, memory: Path) -> None:
+    traces = [small(seed, database, memory, faults=0.02).trace for seed in (1, 2, 1)]
+    assert traces[0] == traces[2] != traces[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_ten_thousand_interleavings_lose_no_blob(database: str, memory: Path) -> None:
+    seen = {line for seed in range(1000) for line in [str(small(seed, database, memory, faults=0.01).trace)]}
+    assert len(seen) == 1000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(8))
+def test_interleavings_of_whole_stores_lose_nothing(database: str, memory: Path, seed: int) -> None:
+    play(seed, 25, database, Stores(database, memory))
+
+
+# -- the same with a part of the protocol left out: each is seen to fail -----------------------------
+
+
+@contextmanager
+def _keys_used_again(database: str) -> Iterator[None]:
+    with patch.object(SharedClaims, "generation", lambda claims, digest: 0):
+        yield
+
+
+@contextmanager
+def _keys_as_remembered(database: str) -> Iterator[None]:
+    """In a change, use the key that this process has heard of last."""
+    with patch.object(SharedClaims, "generation", lambda claims, digest: claims.generations.get(digest, 0)):
+        yield
+
+
+@contextmanager
+def _claims_not_locked(database: str) -> Iterator[None]:
+    with psycopg.connect(database, autocommit=True) as con:
+        con.execute(
+            "CREATE OR REPLACE FUNCTION nirs_store.lock_claims() RETURNS void LANGUAGE sql AS 'SELECT'"
+        )
+        yield
+
+
+@contextmanager
+def _nobody_fenced(database: str) -> Iterator[None]:
+    """Let who was taken for dead commit."""
+    real = SharedLog._row
+
+    def row(log: SharedLog, txid: str, kind: str, session: str, claim: str, body: bytes, **named: Any) -> Any:
+        return real(log, txid, kind, session, "", body, **named)
+
+    with patch.object(SharedLog, "_row", row):
+        yield
+
+
+@contextmanager
+def _changes_not_fenced(database: str) -> Iterator[None]:
+    with psycopg.connect(database, autocommit=True) as con:
+        con.execute(
+            "CREATE OR REPLACE FUNCTION nirs_store.lock_head(p_ws uuid, p_holders text[], OUT head bigint, "
+            "OUT schema_version int) LANGUAGE sql AS 'SELECT head, schema_version FROM nirs_store.workspaces "
+            "WHERE ws = p_ws FOR UPDATE'"
+        )
+        yield
+
+
+@contextmanager
+def _lost_claims_forgotten(database: str) -> Iterator[None]:
+    """Let who has lost a claim send again what refers to it."""
+    real = SharedClaim._renew
+
+    def renew(claim: SharedClaim) -> bool:
+        kept = real(claim)
+        claim._lost = False
+        claim._claims.log.holders[claim.claim_id] = claim._holder
+        return kept
+
+    with patch.object(SharedClaim, "_renew", renew):
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "part",
+    [
+        _keys_used_again, _keys_as_remembered, _claims_not_locked, _nobody_fenced, _changes_not_fenced,
+        _lost_claims_forgotten,
+    ],
+)  # fmt: skip
+def test_without_any_part_of_the_protocol_blobs_are_lost(database: str, memory: Path, part: Any) -> None:
+    small(0, database, memory, scenes=1)
+    with part(database), pytest.raises(Broken, match="missing"):
+        for seed in range(100):
+            small(seed, database, memory, faults=0.03, claims_are_locked=part is not _claims_not_locked)
+            print(seed)

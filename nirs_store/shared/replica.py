@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 
@@ -98,17 +98,16 @@ def prepare(layout: Layout, workspace_id: str, words: str, blobs: str) -> None:
     folder = layout.root
     if folder.is_dir():
         _keep_private(folder)
-    try:
-        said = json.loads(read_plain(layout.replica))
-    except FileNotFoundError:
-        said = None
-    except (OSError, ValueError) as error:
-        raise ReplicaRefused(f"{layout.replica} cannot be read: {error}. Nothing was changed.") from error
+    said = _read_mark(layout)
     if said is None:
-        if folder.is_dir() and any(folder.iterdir()):
+        # What a process that was killed, or is just about to mark it, has written of the mark is nothing yet.
+        draft = f"{layout.replica.name}.*.tmp"
+        filled = folder.is_dir() and any(not path.match(draft) for path in folder.iterdir())
+        if filled and (said := _read_mark(layout)) is None:
             raise ReplicaRefused(
                 f"{folder} is not empty and is not a replica. Nothing was changed. Name another folder for the replica."
             )
+    if said is None:
         ensure_dir(folder.parent)
         ensure_dir(folder)
         _keep_private(folder)
@@ -121,6 +120,15 @@ def prepare(layout: Layout, workspace_id: str, words: str, blobs: str) -> None:
         moment = 0.0 if said is None else layout.replica.stat().st_mtime
         mark(layout, workspace_id, words, blobs)
         os.utime(layout.replica, (moment, moment))
+
+
+def _read_mark(layout: Layout) -> Any:
+    try:
+        return json.loads(read_plain(layout.replica))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ReplicaRefused(f"{layout.replica} cannot be read: {error}. Nothing was changed.") from error
 
 
 def mark(layout: Layout, workspace_id: str, words: str, blobs: str) -> None:

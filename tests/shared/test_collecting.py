@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from storekit import Y_TRUE, begin, chain_of
 
+from nirs_store.db.session import Engine
 from nirs_store.errors import ArtifactMissing, SessionEnded, UnknownDataset
 from nirs_store.store import WorkspaceStore
 
@@ -181,6 +182,27 @@ def test_a_store_that_was_taken_for_dead_goes_on_where_it_has_lost_nothing(
     np.testing.assert_array_equal(other.replay_chain(chain_id, X), model().predict(X))
 
 
+@pytest.fixture
+def asleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was put to sleep does not look for new settings in its own time."""
+    monkeypatch.setattr(Engine, "next_look", None)
+
+
+def test_a_store_that_was_taken_for_dead_still_answers_and_looks_for_settings(
+    machine: Any, database: str
+) -> None:
+    one, other = machine("one"), machine("other")
+    run_id, _ = begin(one)
+    one.flush()
+    put_to_sleep(one, database)
+    collect(other)
+    assert one._engine.journal.settings_wait() is False
+    assert one.list_runs()["run_id"].to_list() == [run_id]
+    one.retention.pin(run_id, "the paper")
+    assert other.retention.pins().height == 1
+
+
+@pytest.mark.usefixtures("asleep")
 def test_a_store_that_was_taken_for_dead_never_refers_to_what_was_given_up(
     machine: Any, database: str
 ) -> None:
@@ -201,6 +223,9 @@ def test_a_store_that_was_taken_for_dead_never_refers_to_what_was_given_up(
 
     with pytest.raises(SessionEnded):
         sleep_in_between()
+    # The rows are kept, and refused as often as they are sent.
+    with pytest.raises(SessionEnded):
+        one.flush()
     one._engine.abort()
     assert blobs(other) == []
     assert other.list_runs().height == before - 1
@@ -237,3 +262,29 @@ def test_a_row_that_names_what_is_no_blob_goes_alone(machine: Any) -> None:
     assert collect(store) == 0
     assert store.get_artifact("x") is None
     assert outside.exists()
+
+
+@pytest.mark.usefixtures("asleep")
+def test_a_change_of_a_store_that_was_taken_for_dead_never_refers_to_what_was_given_up(
+    machine: Any, database: str
+) -> None:
+    one, other = machine("one"), machine("other")
+    episodes = [{"episode": 1, "score": 1.0}]
+    first = one.evaluations.record("model", "suite", 1.0, episodes=episodes)
+    waits = one._engine.blobs.wait
+
+    def sleep(ids: Any = None) -> None:
+        waits(ids)
+        one._engine.blobs.wait = waits  # type: ignore[method-assign]
+        put_to_sleep(one, database)
+        # Nothing refers to it any more, and nobody who lives claims it.
+        other.evaluations.delete(first, now=True)
+        collect(other)
+
+    one._engine.blobs.wait = sleep  # type: ignore[method-assign, assignment]
+    with pytest.raises(SessionEnded):
+        one.evaluations.record("model", "suite", 1.0, episodes=episodes)
+    assert other.evaluations.list().is_empty()
+    one._engine.abort()
+    again = machine("one").evaluations.record("model", "suite", 1.0, episodes=episodes)
+    assert other.evaluations.episodes(again)["score"].to_list() == [1.0]

@@ -266,6 +266,32 @@ def test_a_folder_with_something_else_in_it_is_never_taken_for_a_replica(
     assert [path.name for path in folder.iterdir()] == ["chapter.txt"]
 
 
+def test_a_replica_whose_making_was_interrupted_is_made_and_two_at_once_make_one(
+    machine: Any, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nirs_store.shared import replica as replica_module
+
+    one = machine("one")
+    one.begin_run("r", {}, [])
+    place = f"{database}?workspace=corn&replica={tmp_path}"
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / "replica.json.0123456789abcdef.tmp").write_bytes(b'{"work')
+    with WorkspaceStore(f"{place}/killed") as store:
+        assert store.list_runs().height == 1
+    # Another process makes it between the look for the mark and the look into the folder.
+    real = replica_module._read_mark
+
+    def slow(layout: Any) -> Any:
+        found = real(layout)
+        monkeypatch.undo()
+        WorkspaceStore(f"{place}/both").close()
+        return found
+
+    monkeypatch.setattr(replica_module, "_read_mark", slow)
+    with WorkspaceStore(f"{place}/both") as store:
+        assert store.list_runs().height == 1
+
+
 def test_a_replica_is_not_written_as_a_workspace_of_its_own(machine: Any) -> None:
     one = machine("one")
     place = one._engine.layout.root

@@ -203,9 +203,7 @@ class SmallCast:
     def look(self, computers: Sequence[Small], stage: Stage) -> None:
         for small in computers:
             small.catch_up()
-            _promised(
-                [*small.blobs.values()], sorted(set(small.refs.values()) - small.blobs.keys()), stage
-            )
+            _promised([*small.blobs.values()], sorted(set(small.refs.values()) - small.blobs.keys()), stage)
 
     def compare(self, computers: Sequence[Small]) -> None:
         if len({str((sorted(c.blobs.items()), sorted(c.refs.items()))) for c in computers}) > 1:

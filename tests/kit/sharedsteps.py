@@ -304,6 +304,7 @@ def on_stage(stage: Stage) -> Iterator[None]:
         patches.enter_context(patch.object(pg.psycopg, "connect", connect))
         patches.enter_context(patch.object(BackgroundWriter, "_start", at_once))
         patches.enter_context(patch.object(Keeper, "wake", lambda keeper: None))
+
         def bucket(url: str, place: Any, owner: str | None = None) -> Bucket:
             return Bucket(stage, place.root, place.tmp)
 

@@ -225,6 +225,27 @@ def test_an_artifact_that_was_saved_elsewhere_cannot_be_named(share: Path) -> No
             chain_of(node, pipeline_id, theirs)
 
 
+def test_an_id_that_was_made_elsewhere_is_taken_as_it_is(share: Path) -> None:
+    first, second = (WorkspaceStore(share, inbox=True) for _ in range(2))
+    run_id, pipeline_id = begin(first)
+    chain_id = chain_of(second, pipeline_id)
+    prediction_id = predict(second, pipeline_id, chain_id, prediction_id="mine")
+    other = whole_pipeline(second, run_id)
+    second.close()
+    hidden = share / "inbox" / first._engine.session_id
+    hidden.rename(share / "late")  # the child comes before its parent
+    with WorkspaceStore(share) as store:
+        assert store.get_chain(chain_id) is not None
+        (share / "late").rename(hidden)
+        assert sorted(store.sql("SELECT pipeline_id FROM pipelines")["pipeline_id"]) == sorted(
+            [pipeline_id, other]
+        )
+        assert (store.get_prediction(prediction_id) or {})["pipeline_id"] == pipeline_id
+    first.close()
+    WorkspaceStore(share).close()
+    assert prediction_id == "mine"
+
+
 def test_the_guard_of_the_workspace_holds_there_too(share: Path) -> None:
     with WorkspaceStore(share) as store:
         store.audit.guard.forbid(keys=["patient"])

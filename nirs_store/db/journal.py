@@ -33,7 +33,14 @@ from nirs_store.db.arrow_rows import read_rows
 from nirs_store.db.delta import MAGIC as IMAGES
 from nirs_store.db.delta import Delta, decode_images
 from nirs_store.db.layout import Layout, size_of, sync_log
-from nirs_store.db.schema import ADDED_COLUMNS, CHANGE_KINDS, SCHEMA_VERSION, SEGMENT_TABLES, arrow_schema
+from nirs_store.db.schema import (
+    ADDED_COLUMNS,
+    CHANGE_KINDS,
+    SCHEMA_VERSION,
+    SEGMENT_TABLES,
+    TABLES,
+    arrow_schema,
+)
 from nirs_store.errors import CatalogDamaged, InvalidInput, WriteFailed
 from nirs_store.ids import is_id, new_id
 from nirs_store.values import MOST_BYTES, as_array, from_json, target_of
@@ -646,6 +653,8 @@ def decode(data: bytes) -> Segment:
         segment = Segment(txid, claim, session, created, schema=header.get("schema", 0))
         start = 12 + length
         if data[:8] == IMAGES:
+            if unheard := sorted({str(name) for name, *_ in header["tables"]} - TABLES.keys()):
+                raise SegmentNewer(f"it changes the tables {', '.join(unheard)}")
             segment.delta = decode_images(header, memoryview(data)[start:-16])
             if "migrate" in header:
                 segment.migrate = msgspec.convert(header["migrate"], MigrateTo)

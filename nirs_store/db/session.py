@@ -45,9 +45,11 @@ from nirs_store.db.recorder import Buffer, KnownIds, Recorder
 from nirs_store.db.settings import SettingsMirror
 from nirs_store.db.sql import execute
 from nirs_store.errors import (
+    NirsStoreError,
     NotAWorkspace,
     ReadOnlyStore,
     SegmentRejected,
+    SharedStoreUnreachable,
     StoreBusy,
     StoreClosed,
     WriteFailed,
@@ -349,7 +351,7 @@ class Engine:
             self._record_session()
             with self.recorder.recording(beside=True) as buffer:
                 add(buffer)
-        except WriteFailed as error:
+        except (WriteFailed, StoreBusy) as error:
             self._background_error = error
             self.recorder.postpone()
 
@@ -469,7 +471,10 @@ class Engine:
         if self.closed:
             raise StoreClosed
         error, self._background_error = self._background_error, None
-        if error is not None:
+        if isinstance(error, (SharedStoreUnreachable, StoreBusy)):
+            # The server may be back: what was kept is committed now, or it is said what is so now.
+            self.recorder.flush()
+        elif error is not None:
             raise error
         moment = time.monotonic()
         if closely or moment >= self._look_again:
@@ -533,8 +538,10 @@ class Engine:
             look = self.next_look
             if look is not None and time.monotonic() >= look:
                 self._next_look = time.monotonic() + _LOOK_FOR_SETTINGS
-                if self.journal.settings_wait():
-                    self.access.query(lambda con: None, timeout=self.settings.lock_timeout)
+                # Nobody waits for this, and a call that needs the server finds out by itself what is wrong.
+                with suppress(NirsStoreError):
+                    if self.journal.settings_wait():
+                        self.access.query(lambda con: None, timeout=self.settings.lock_timeout)
         except Exception as error:  # noqa: BLE001 - kept, and raised by the next call of this store
             self._background_error = error
             self.recorder.postpone()

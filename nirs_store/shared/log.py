@@ -26,7 +26,14 @@ from nirs_store.db.layout import Layout
 from nirs_store.db.migrations import Migration, run_step
 from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.db.sql import incoming
-from nirs_store.errors import NirsStoreError, SchemaTooNew, SessionEnded, SharedStoreUnreachable, StoreBusy
+from nirs_store.errors import (
+    NirsStoreError,
+    NotAWorkspace,
+    SchemaTooNew,
+    SessionEnded,
+    SharedStoreUnreachable,
+    StoreBusy,
+)
 from nirs_store.ids import naive, new_id, utcnow
 from nirs_store.shared.objects import LogBodies
 from nirs_store.shared.pg import Connection, Server
@@ -103,7 +110,24 @@ class SharedLog:
         self._say_again, self._changed = (0.0 if until is None else math.inf), 0.0
         self._change: _SharedChange | None = None
         self._own: set[str] = set()
+        # The newest commit that this process was told of: a server without it has lost something.
+        self._known = Position(0, "")
         self._forget()
+        self._watch()
+
+    def _watch(self) -> None:
+        for server in (self.server, self._changer):
+            server.on_connect[""] = self._compare
+
+    def _compare(self, con: Connection) -> None:
+        """Refuse a server that was restored, or promoted, without commits of which this process knows."""
+        if self._known.number:
+            self._known.compare(con, self.workspace_id, self._layout, held=False)
+
+    def _know(self, position: Position) -> None:
+        with self._lock:
+            if position.number > self._known.number:
+                self._known = position
 
     def _forget(self) -> None:
         # What the replica holds, while it is open; and the last that was known of it, for estimates.
@@ -137,6 +161,7 @@ class SharedLog:
                 raise
             number, rejections = self._append(txid, session, claim, body)
         self._own.add(txid)
+        self._know(Position(number, txid))
         self._rejections = max(self._rejections, rejections)
         return Pulled(number, txid, self._name(number, txid), self, len(body)), max(0, number - self._last)
 
@@ -193,6 +218,7 @@ class SharedLog:
         with self._lock:
             self._position, self._last = position, position.number
             self._listed, self._fetched = [], {}
+        self._know(position)
 
     def closed(self) -> None:
         """Forget where the replica is: another process of this computer may move it on."""
@@ -237,7 +263,7 @@ class SharedLog:
     def settings_wait(self) -> bool:
         """Ask whether the settings were changed since the last commit that this replica is known to have."""
         sql = "SELECT settings_n FROM nirs_store.workspaces WHERE ws = %s"
-        (number,) = self.server.run(lambda con: _one(con, sql, [self.workspace_id]))
+        (number,) = self.server.run(lambda con: self._mine(con, sql))
         return int(number) > self._last
 
     @property
@@ -249,7 +275,7 @@ class SharedLog:
     def _head(self) -> int:
         sql = "SELECT head, rejections, schema_version FROM nirs_store.workspaces WHERE ws = %s"
         asked = time.time()
-        head, rejections, schema = self.ask(lambda con: _one(con, sql, [self.workspace_id]))
+        head, rejections, schema = self.ask(lambda con: self._mine(con, sql))
         self._refuse_other(schema)
         self._rejections = max(self._rejections, rejections)
         self._asked = asked
@@ -262,6 +288,13 @@ class SharedLog:
                 f"{self.schema}. Nothing was changed, and rows that are not committed are in memory. Upgrade "
                 "nirs_store here."
             )
+
+    def _mine(self, con: Connection, sql: str) -> Any:
+        """Ask the row of this workspace."""
+        row = con.execute(sql, [self.workspace_id]).fetchone()
+        if row is None:
+            raise NotAWorkspace(f"{self.server.address} is not there any more: the workspace was removed.")
+        return row
 
     def pending(self) -> Sequence[Entry]:
         """List what the replica lacks, or the first ten thousand."""
@@ -331,6 +364,7 @@ class SharedLog:
         with self._lock:
             last = entries[-1]
             self._position, self._last = Position(last.number, last.txid), last.number
+            self._know(self._position)
 
     def remove(self, entries: list[Entry]) -> None:
         """Leave the log alone."""
@@ -378,13 +412,14 @@ class SharedLog:
         """
         if not self.is_empty():
             catch_up()
+        patience = self.server.address.patience
         try:
-            change = self._changer.run(self._begin)
+            change = self._changer.run(self._begin, patience=patience)
         except SessionEnded:
             # A change may refer to what was claimed before it, as a commit does.
             if not all(renew() for renew in list(self.renewals.values())):
                 raise
-            change = self._changer.run(self._begin)
+            change = self._changer.run(self._begin, patience=patience)
         self._holder, self._change = threading.get_ident(), change
         try:
             while (position := self._position) is not None and position.number < change.head:
@@ -407,9 +442,8 @@ class SharedLog:
 
     def _begin(self, con: Connection) -> _SharedChange:
         holders = [self.holders.get(claim, claim) for claim in self.renewals]
-        con.execute("BEGIN")
         try:
-            con.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{_STOPPED_AFTER}'")
+            con.execute(f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = '{_STOPPED_AFTER}'")
             head, version = _one(con, _LOCK_HEAD, [self.workspace_id, holders])
             self._refuse_other(int(version))
         except BaseException:
@@ -436,6 +470,7 @@ class SharedLog:
         self.holders, self.renewals = {}, {}
         self._holder = self._change = None
         self._forget()
+        self._watch()
 
     def _name(self, number: int, txid: str) -> Path:
         return self._layout.segments / f"{number:012d}-{txid}.seg"
@@ -505,6 +540,7 @@ class _SharedChange:
             self._log.schema = to.version
         with self._log._lock:
             self._log._position, self._log._last = position, position.number
+            self._log._know(position)
 
     def _look_for(self, txid: str, error: psycopg.Error) -> Position:
         """Find out whether a COMMIT whose answer was lost was made; raises where it was not, or nobody can say."""
@@ -516,7 +552,13 @@ class _SharedChange:
             con.execute(_LOCK_HEAD, [ws, []])
             return con.execute(sql, [ws, txid]).fetchone()
 
-        found = self._log.server.run(look, patience=self._server.address.patience)
+        try:
+            found = self._log.server.run(look, patience=self._server.address.patience)
+        except (SharedStoreUnreachable, StoreBusy) as again:
+            raise SharedStoreUnreachable(
+                f"{self._log.server.address}: the connection was lost when this change was to be made, and the server "
+                f"cannot be asked whether it was: {error} It is whole or absent; look when the server is back."
+            ) from again
         if found is None:
             raise self._server.explain(error) from error
         return Position(int(found[0]), txid)

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from nirs_store.errors import (
     SchemaTooNew,
     SessionEnded,
     SharedStoreUnreachable,
+    StoreBusy,
 )
 from nirs_store.shared.address import Address
 from nirs_store.shared.pgschema import NO_WORKSPACE, SCHEMA_DIFFERS, SESSION_ENDED
@@ -28,6 +29,10 @@ from nirs_store.shared.pgschema import NO_WORKSPACE, SCHEMA_DIFFERS, SESSION_END
 T = TypeVar("T")
 Connection = psycopg.Connection[Any]
 
+# A server that is silent for so long is taken for lost, however quietly its computer acknowledges packets. One that
+# waits for a lock says so earlier.
+_SILENCE, _SHORTEST_SILENCE, _LOCK_SHARE = 30.0, 5.0, 0.5
+_IDLE = psycopg.pq.TransactionStatus.IDLE
 _OLDEST = 140_000
 # Seconds that clocks may differ before it is said.
 _CLOCK = 2.0
@@ -46,6 +51,33 @@ _KEEPALIVE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
+
+
+class _Heard(psycopg.Connection[Any]):
+    """A connection that does not wait forever for a server that is stopped, or for packets that nobody passes on."""
+
+    silence = _SILENCE
+
+    def wait(self, gen: Generator[Any, Any, T], *args: Any, **named: Any) -> T:
+        """Wait for an answer."""
+        return super().wait(_while_heard(gen, self.silence), *args, **named)
+
+
+def _while_heard(gen: Generator[Any, Any, T], silence: float) -> Generator[Any, Any, T]:
+    """Pass a generator of psycopg on until nothing was sent or received for a while."""
+    heard = time.monotonic()
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if ready:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > silence:
+                raise psycopg.OperationalError(f"the server has said nothing for {silence:.0f} s")
+            wanted = gen.send(ready)
+    except StopIteration as end:
+        result: T = end.value
+        return result
 
 
 class Server:
@@ -70,6 +102,13 @@ class Server:
                 with self._lock:
                     fresh = self._con is None
                     return work(self._connected())
+            except psycopg.errors.LockNotAvailable as error:
+                # Somebody changes something for long. The connection is fine, unless a transaction was begun on it.
+                with self._lock:
+                    if self._con is not None and self._con.info.transaction_status != _IDLE:
+                        self.drop()
+                    if time.monotonic() >= deadline:
+                        raise self.explain(error) from error
             except psycopg.Error as error:
                 with self._lock:
                     lost = isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
@@ -100,7 +139,7 @@ class Server:
                     "claims were given up. Nothing of its last commit was made. Open the workspace again and save once "
                     "more what was not committed."
                 )
-            case "42501" | "25006":
+            case "42501":
                 return ReadOnlyStore(
                     f"{self.address}: this role may not do that: {text} Nothing was changed."
                 )
@@ -108,6 +147,22 @@ class Server:
                 return SharedStoreUnreachable(
                     f"{self.address}: PostgreSQL refused the connection, or this computer did: {text} Nothing was "
                     "changed. Correct the address, the user and password, or the certificates, and call again."
+                )
+            case "25006":
+                return ReadOnlyStore(
+                    f"{self.address}: the server takes no changes now: {text} Nothing was changed. Rows that are not "
+                    "committed are kept in memory; call again when it does."
+                )
+            case "55P03":
+                return StoreBusy(
+                    f"{self.address}: somebody else, here or on another computer, has been changing the workspace for "
+                    "longer than this call may wait. Nothing was changed, and rows that are not committed are kept in "
+                    "memory. Call again, or set a longer patience= in the address."
+                )
+            case "42P01" | "42883" | "3F000":
+                return NotAWorkspace(
+                    f"{self.address}: its tables or functions are not there (any more): {text} Nothing was changed. "
+                    "Restore the database from its backup, or name the right one."
                 )
             case _:
                 return SharedStoreUnreachable(
@@ -132,20 +187,35 @@ class Server:
         self._con = None
         self.on_connect = {}
 
+    def _connect(self) -> _Heard:
+        silence = min(_SILENCE, max(_SHORTEST_SILENCE, self.address.patience))
+        params = {
+            "connect_timeout": f"{min(10.0, max(2.0, silence)):.0f}",  # 0 would be for ever
+            **_KEEPALIVE,
+            "application_name": "nirs_store",
+            **self.address.libpq(),
+        }
+        try:
+            con = _Heard.connect(autocommit=True, **params)  # type: ignore[arg-type]
+        except psycopg.Error as error:
+            # libpq's words may repeat the parameters, but never a password.
+            raise psycopg.OperationalError(str(error)) from None
+        con.silence = silence
+        return con
+
+    def _hands_on(self, pid: int) -> bool:
+        """Tell whether a pooler gives another client the connection that it has just given this one."""
+        with self._connect() as con:
+            con.silence = _SHORTEST_SILENCE
+            try:
+                return con.execute("SELECT pg_backend_pid()").fetchone() == (pid,)
+            except psycopg.OperationalError:
+                return False  # it makes the second client wait, so it keeps the first one's connection
+
     def _connected(self) -> Connection:
         if self._con is None or self._con.closed:
             self._con = None
-            params = {
-                "connect_timeout": "10",
-                **_KEEPALIVE,
-                "application_name": "nirs_store",
-                **self.address.libpq(),
-            }
-            try:
-                con = psycopg.connect(autocommit=True, **params)  # type: ignore[arg-type]
-            except psycopg.Error as error:
-                # libpq's words may repeat the parameters, but never a password.
-                raise psycopg.OperationalError(str(error)) from None
+            con = self._connect()
             try:
                 self._check(con)
                 for begin in list(self.on_connect.values()):
@@ -156,17 +226,20 @@ class Server:
             self._con = con
         return self._con
 
-    def _check(self, con: Connection) -> None:
+    def _check(self, con: _Heard) -> None:
         # Every statement sees what was committed before it, also where the server's default is another.
         con.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         row = con.execute(
             "SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('synchronous_commit'), "
-            "current_setting('server_version_num')::int, clock_timestamp(), pg_encoding_to_char(encoding) "
-            "FROM pg_database WHERE datname = current_database()"
+            "current_setting('server_version_num')::int, clock_timestamp(), pg_encoding_to_char(encoding), "
+            "set_config('lock_timeout', %s, false), set_config('tcp_keepalives_idle', %s, false) "
+            "FROM pg_database WHERE datname = current_database()",
+            # A computer that vanished without a word is dead to the others after minutes, not after hours.
+            [f"{con.silence * _LOCK_SHARE * 1000:.0f}", str(_KEEPALIVE["keepalives_idle"])],
         ).fetchone()
         if row is None:
             raise psycopg.OperationalError("the server does not say what it is")
-        pid, recovering, durable, version, clock, encoding = row
+        pid, recovering, durable, version, clock, encoding, *_ = row
         if version < _OLDEST:
             raise InvalidInput(
                 f"{self.address} is on PostgreSQL {version // 10_000}; 14 or newer is needed. Nothing was opened."
@@ -175,7 +248,8 @@ class Server:
             raise InvalidInput(
                 f"{self.address} is in a database with the encoding {encoding}; make one with UTF8. Nothing was opened."
             )
-        if pid != con.info.backend_pid and not self.address.pooler:
+        pooled = pid != con.info.backend_pid
+        if pooled and (not self.address.pooler or self._hands_on(pid)):
             raise InvalidInput(
                 f"{self.address} is reached through a pooler of connections. One that hands them on after each "
                 "transaction (PgBouncer's pool_mode = transaction) loses the locks that say who lives. Nothing was "

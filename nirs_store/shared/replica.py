@@ -34,8 +34,11 @@ class Position(NamedTuple):
     def __str__(self) -> str:
         return f"{self.number} {self.txid}"
 
-    def compare(self, server: Connection, workspace_id: str, layout: Layout) -> None:
-        """Refuse a replica that stands above the head of the log, or on another commit of that number."""
+    def compare(self, server: Connection, workspace_id: str, layout: Layout, *, held: bool = True) -> None:
+        """Refuse a replica above the head of the log, or on another commit of that number.
+
+        Without `held` it is a commit that this process was told of, wherever its replica is.
+        """
         sql = (
             "SELECT w.head, w.floor, l.txid FROM nirs_store.workspaces w "
             "LEFT JOIN nirs_store.log l ON l.ws = w.ws AND l.n = %s WHERE w.ws = %s"
@@ -46,13 +49,14 @@ class Position(NamedTuple):
         head, floor, txid = row
         if self.number > head or (self.number and txid != self.txid):
             raise ReplicaRefused(
-                f"{layout.root} holds commit {self.number} ({self.txid}), and the log of the workspace has "
+                f"{layout.root} {'holds' if held else 'was told of'} commit {self.number} ({self.txid}), and the log "
+                "of the workspace has "
                 f"{f'another there, {txid}' if self.number <= head else f'{head} commits'}. The server was restored "
                 "from an older state, or the replica is of another log. Nothing was changed, and nothing is merged. If "
                 "the server is right, delete the folder of the replica, which is then made again; what it holds beyond "
                 "the log is lost with it, so look at it first."
             )
-        if self.number < floor:
+        if held and self.number < floor:
             raise ReplicaTooOld(
                 f"{layout.root} holds {self.number} commits, and the log begins after {floor}. Nothing was changed. "
                 "Open the workspace again: the replica is then made from the newest snapshot."

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
@@ -145,7 +146,10 @@ def machine(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     opened: list[WorkspaceStore] = []
 
     def open_as(name: str, query: str = "", **options: object) -> WorkspaceStore:
-        place = f"{database}?workspace=corn&replica={tmp_path / name}&patience=20{query}"
+        given = {"workspace": "corn", "replica": str(tmp_path / name), "patience": "20"} | dict(
+            parse_qsl(query)
+        )
+        place = f"{database}?{urlencode(given)}"
         settings: dict[str, object] = {"blobs": (tmp_path / "blobs").as_uri(), **options}
         opened.append(WorkspaceStore(place, **settings))  # type: ignore[arg-type]
         return opened[-1]

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from faultkit import Wire, through
 from storekit import ROOT, begin, whole_pipeline
 
 from nirs_store.db import database as database_module
@@ -26,63 +24,8 @@ from nirs_store.shared import pgschema
 from nirs_store.store import WorkspaceStore
 
 
-class Cutting:
-    """A wire to the server that can be cut in the moment after a statement has reached it."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.cut_after: bytes | None = None
-        self.cuts = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self._port))
-            for source, target, sends in ((client, server, True), (server, client, False)):
-                threading.Thread(target=self._pass_on, args=(source, target, sends), daemon=True).start()
-
-    def _pass_on(self, source: socket.socket, target: socket.socket, sends: bool) -> None:
-        try:
-            while data := source.recv(1 << 16):
-                wanted = self.cut_after
-                target.sendall(data)
-                if sends and wanted is not None and wanted in data:
-                    # The server gets it and does it; nobody hears of that.
-                    self.cut_after = None
-                    self.cuts += 1
-                    return
-        except OSError:
-            pass
-        finally:
-            for end in (source, target):
-                with suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
-                end.close()
-
-    def close(self) -> None:
-        self._listener.close()
-
-
-@pytest.fixture
-def wire(server: Any) -> Iterator[Cutting]:
-    made = Cutting(server.port)
-    yield made
-    made.close()
-
-
-def through(database: str, wire: Cutting, folder: Path) -> str:
-    host, _, rest = database.partition("127.0.0.1:")
-    return f"{host}127.0.0.1:{wire.port}/{rest.partition('/')[2]}?workspace=corn&replica={folder}&patience=20"
-
-
 def test_a_commit_whose_answer_was_lost_is_made_once(
-    machine: Any, database: str, wire: Cutting, tmp_path: Path
+    machine: Any, database: str, wire: Wire, tmp_path: Path
 ) -> None:
     other = machine("other")
     with WorkspaceStore(through(database, wire, tmp_path / "cut")) as store:
@@ -98,7 +41,7 @@ def test_a_commit_whose_answer_was_lost_is_made_once(
 
 
 def test_a_change_whose_answer_was_lost_is_made_once_and_said_to_be_made(
-    machine: Any, database: str, wire: Cutting, tmp_path: Path
+    machine: Any, database: str, wire: Wire, tmp_path: Path
 ) -> None:
     other = machine("other")
     run_id, _ = begin(other)

@@ -188,9 +188,9 @@ class SharedLog:
 
     def migrate(self, step: Migration) -> None:
         """Run a step in the direct change of this thread, which becomes the commit that says so."""
-        self.change_under_way()
-        if self._change is not None:
-            self._change.migrate(step)
+        if self._holder != threading.get_ident() or self._change is None:
+            raise RuntimeError("no direct change is under way in this thread")
+        self._change.migrate(step)
 
     def _row(
         self,

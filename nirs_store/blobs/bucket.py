@@ -42,7 +42,7 @@ _EXAMPLES = "s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, file
 
 @dataclass(frozen=True)
 class Place:
-    """Where blobs are to lie; holds no secret."""
+    """A place for blobs, without secrets."""
 
     scheme: str
     """One of s3, gs, az, file."""
@@ -90,7 +90,7 @@ def parse_place(value: Any) -> Place:
     except ValueError as error:
         raise _refused(text, f"it cannot be read ({error})") from None
     if user is not None or "@" in parts.netloc:
-        raise _refused(text, "credentials do not belong into an address; " + _CREDENTIALS[scheme])
+        raise _refused(text, "an address must not hold credentials; " + _CREDENTIALS[scheme])
     if parts.fragment or text.endswith("#"):
         raise _refused(text, "'#' is not part of such an address")
     if scheme == "file":
@@ -207,7 +207,7 @@ def _connect(place: Place) -> ObjectStore:
         from obstore import store as stores
     except ImportError:
         raise InvalidInput(
-            f"The blobs lie in {place.short}, which needs obstore. Nothing was changed. Install it with: "
+            f"The blobs are in {place.short}, which needs obstore. Nothing was changed. Install it with: "
             'pip install "nirs-store[shared]"'
         ) from None
     given = dict(place.options)
@@ -251,7 +251,7 @@ def _allows_http(place: Place, endpoint: str | None, given: Mapping[str, str]) -
 
 
 def _profile(place: Place) -> Any:
-    """Return what gives the credentials of a profile; None when the environment or the machine does."""
+    """Return a source of credentials for a profile; None if the environment or the machine has them."""
     named = os.environ.get("AWS_PROFILE")
     if not named and _environment(
         "AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE", "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -298,7 +298,7 @@ _ROLE_HOSTS = ("//169.254.169.254/", "//169.254.170.2/", "//metadata.google.inte
 _NO_CREDENTIALS = "no credentials were found, or they cannot be fetched"
 _AGAIN = {408, 409, 425, 429}
 _MEANINGS = {
-    301: "the bucket lies in another region, to be named with region=",
+    301: "the bucket is in another region; name it with region=",
     401: "these credentials are not valid",
     403: "these credentials may not do this",
     404: "there is no such bucket",
@@ -366,7 +366,7 @@ class Bucket:
         return Bucket, (self.place,)
 
     def address(self, name: str) -> str:
-        """Give the address of an object, for messages."""
+        """Return the address of an object, for messages."""
         return f"{self.place.short}/{name}"
 
     # -- calls --------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from io import BufferedIOBase
 from pathlib import Path
 
 LIMIT = 4 << 30
-# A copy whose path was given away is not evicted so soon: nobody says when it is no longer needed.
+# A copy whose path a caller has is not evicted so soon: no one says when it is no longer needed.
 _LENT = 3600.0
 # What a killed program left half-written.
 _LEFT = 86400.0
@@ -52,7 +52,7 @@ class Copies:
             try:
                 self._folder = _private(self._wanted)
             except OSError:
-                # A home that is full, read-only or somebody else's must not keep anybody from reading.
+                # A home folder that is full, read-only or another user's must not prevent reading.
                 self._folder = Path(tempfile.mkdtemp(prefix="nirs-store-blobs-"))
                 weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder
@@ -97,13 +97,13 @@ class Copies:
         return file
 
     def lend(self, digest: str) -> Path:
-        """Give the path of a copy to somebody who will read it later."""
+        """Return the path of a copy for a caller that reads it later."""
         path = self.folder / digest
         self._touch(path, _LENT)
         return path
 
     def _touch(self, path: Path, ahead: float) -> None:
-        # A later time that somebody else has set stays.
+        # A later time that another process has set stays.
         with contextlib.suppress(OSError):
             now = time.time() + ahead
             if path.stat().st_mtime < now:

@@ -32,7 +32,7 @@ from nirs_store.errors import PathEscapes, SharedStoreUnreachable
 if TYPE_CHECKING:
     from obstore import ObjectMeta
 
-# The workspace whose objects lie below a prefix; a sign that no name of a key has makes it none of them.
+# Names the workspace that a prefix belongs to; its '!' keeps it apart from the names of keys.
 OWNER = "!workspace.json"
 _THREADS = 8
 _CHANGED_OFTEN = 5
@@ -45,7 +45,7 @@ _HASH = re.compile(r"artifacts/[0-9a-f]{2}/([0-9a-f]{64})(?:~[0-9]{1,6})?\.[a-z0
 
 
 def name_of(key: str, generation: int = 0) -> str:
-    """Give the name of an object: its key, in signs that every object store takes, and its generation.
+    """Return the name of an object: its key, in characters that every object store takes, and its generation.
 
     Examples
     --------
@@ -57,7 +57,7 @@ def name_of(key: str, generation: int = 0) -> str:
 
 
 def key_of(name: str) -> tuple[str, int] | None:
-    """Give key and generation of an object's name; None for a name that no key has."""
+    """Return key and generation of an object's name; None for a name that no key has."""
     written, sign, generation = name.partition("!")
     if sign and not re.fullmatch(r"[1-9][0-9]{0,8}", generation):
         return None
@@ -156,7 +156,7 @@ class Names:
         _sync(self._trash)
 
     def condemned(self) -> Sequence[tuple[str, int]]:
-        """Give what the list has without its confirmation."""
+        """Return the objects on the list that are not confirmed."""
         self._look()
         return list(self._open)
 
@@ -232,7 +232,7 @@ def _sync(folder: Path) -> None:
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """Whose objects lie below a prefix."""
+    """The workspace that a prefix belongs to."""
 
     id: str
 
@@ -244,8 +244,8 @@ T = TypeVar("T")
 class ObjectBlobs:
     """The blobs of one workspace below a prefix of an object store; a `BlobBackend`.
 
-    `root` is the workspace's folder, by which keys are judged as everywhere; no blob lies in it. `owner` is its id,
-    which an object below the prefix has to say, or None where somebody else has looked.
+    `root` is the workspace's folder, by which keys are checked; no blob is in it. `owner` is its id,
+    which an object below the prefix must name, or None if the caller has checked it.
     """
 
     far = True
@@ -279,7 +279,7 @@ class ObjectBlobs:
             self._look_at_owner()
 
     def owner_there(self) -> str | None:
-        """Return the id of the workspace whose objects lie there; None where nothing says so."""
+        """Return the id of the workspace that the prefix belongs to; None if no object names one."""
         head = self._bucket.head(OWNER)
         data = None if head is None else self._bucket.get(OWNER, 0, min(head["size"], 4096), None)
         if data is None:
@@ -297,7 +297,7 @@ class ObjectBlobs:
         if found is None:
             raise SharedStoreUnreachable(
                 f"{place} has no {OWNER}, so it is not, or no longer, where this workspace has its blobs. Nothing was "
-                "changed, and nothing counts as lost. Bring the bucket back, or look at the address in blobs.json."
+                "changed, and nothing counts as lost. Bring the bucket back, or correct the address."
             )
         if found != self._owner:
             raise SharedStoreUnreachable(
@@ -387,13 +387,13 @@ class ObjectBlobs:
         return sorted(there) + [f"journal/aside/{name}" for name in self._names.strays()]
 
     def path(self, key: str, /, *, trashed: bool = False) -> Path:
-        """Give the path of a local copy, which stays for an hour."""
+        """Return the path of a local copy, which stays for an hour."""
         file, _, digest = self._fetch(key, trashed=trashed)
         file.close()
         return self._copies.lend(digest)
 
     def address(self, key: str, /) -> str:
-        """Give the address of an object."""
+        """Return the address of an object."""
         return self._bucket.address(name_of(key))
 
     def _walk(self, prefix: str) -> Iterator[tuple[str, ObjectMeta, bool]]:

@@ -185,7 +185,7 @@ def _read(places: WorkspacePlaces) -> _Remembered | None:
         return None
     except (OSError, msgspec.MsgspecError, ValueError) as error:
         raise CatalogDamaged(
-            f"{places.file}, which says where the blobs lie, cannot be read ({type(error).__name__}). Nothing was "
+            f"{places.file}, which says where the blobs are, cannot be read ({type(error).__name__}). Nothing was "
             "changed. Bring it back from a backup of the folder."
         ) from error
 
@@ -198,7 +198,7 @@ def _number(file: Path) -> int:
 
 
 def _remember(places: WorkspacePlaces, place: Place, known: _Remembered | None) -> _Remembered:
-    """Write where the blobs lie; two processes that do so at once agree on one."""
+    """Write where the blobs are; two processes that do so at once agree on one."""
     ensure_dir(places.root)
     draft = places.root / f".blobs-{new_id()}.tmp"
     try:

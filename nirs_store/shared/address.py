@@ -171,7 +171,7 @@ def _pooler(text: str | None, address: str) -> bool:
     if text not in (None, "session"):
         raise InvalidInput(
             f"{address}: pooler: expected 'session', found {text!r}. A pooler that hands a connection on after each "
-            "transaction loses the locks that say who lives. Nothing was opened."
+            "transaction loses the locks that say which sessions are alive. Nothing was opened."
         )
     return text is not None
 
@@ -183,14 +183,14 @@ def replica_folder(address: Address, workspace_id: str) -> Path:
         kind = network_filesystem(folder)
         if kind is not None:
             raise InvalidInput(
-                f"replica: {folder} lies on a network file system ({kind}), where locks are not kept. Nothing was "
+                f"replica: {folder} is on a network file system ({kind}), which does not keep locks. Nothing was "
                 "made. Name a folder on a disk of this computer."
             )
         return folder
     folder = replicas_folder()
     if network_filesystem(folder) is not None:
         raise InvalidInput(
-            f"This computer would keep its replica in {folder}, which lies on a network file system. Nothing was made. "
+            f"This computer would keep its replica in {folder}, which is on a network file system. Nothing was made. "
             "Name a folder on a local disk: replica=... in the address, or the variable NIRS_STORE_REPLICAS."
         )
     return folder / workspace_id

@@ -70,7 +70,7 @@ class Pulled(Entry, frozen=True):
         return self.size
 
     def read(self) -> bytes:
-        """Give its bytes; those of the next ones are fetched with them."""
+        """Return its bytes; the next ones are fetched with them."""
         if self.rejected is not None:
             raise SegmentDamaged(f"another computer rejected it: {self.rejected}")
         return self.log.body(self.number)
@@ -182,7 +182,7 @@ class SharedLog:
         return int(number), int(rejections)
 
     def commit_images(self, body: bytes, txid: str) -> None:
-        """Commit images of rows that nobody has touched yet, as of a workspace that is being made."""
+        """Commit images of new rows of a workspace that is being made."""
         row = self._row(txid, "delta", "", "", body)
         self.server.run(lambda con: _one(con, _APPEND, row), patience=self.server.address.patience)
 
@@ -350,7 +350,7 @@ class SharedLog:
         return found
 
     def bytes_of(self, body: Any, key: str | None, size: int) -> bytes | None:
-        """Return the bytes of a row of the log; None where they were let go of."""
+        """Return the bytes of a row of the log; None if they were truncated."""
         if body is not None:
             return bytes(body)
         return None if key is None else self._bodies.get(key, size)
@@ -406,7 +406,7 @@ class SharedLog:
 
     @contextmanager
     def changing(self, catch_up: Callable[[], None]) -> Iterator[_SharedChange]:
-        """Hold the head of the log while a direct change is made, so that nobody else commits meanwhile.
+        """Hold the head of the log while a direct change is made, so that no other process commits meanwhile.
 
         What waits is applied before, as far as possible without holding it.
         """
@@ -493,7 +493,7 @@ class _SharedChange:
         self._pinger.start()
 
     def through(self, con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-        """Give a connection that notes which rows are touched."""
+        """Return a connection that notes which rows are touched."""
         self._capture = Capture(con)
         return self._capture.connection
 
@@ -543,7 +543,7 @@ class _SharedChange:
             self._log._know(position)
 
     def _look_for(self, txid: str, error: psycopg.Error) -> Position:
-        """Find out whether a COMMIT whose answer was lost was made; raises where it was not, or nobody can say."""
+        """Find out whether a COMMIT whose answer was lost was made; raise if it was not, or if that is unknown."""
         sql = "SELECT n FROM nirs_store.log WHERE ws = %s AND txid = %s"
         ws = self._log.workspace_id
 

@@ -68,7 +68,10 @@ def share(
     """
     folder = as_folder(folder, "folder")
     if address.blobs is None:
-        raise InvalidInput(f"blobs: say where the blobs of {address} are to be. Nothing was changed.")
+        raise InvalidInput(
+            f"blobs: name a place for the blobs of {address}, e.g. blobs='s3://bucket/prefix' (--blobs). Nothing "
+            "was changed."
+        )
     engine = Engine.open(Settings(folder, create=False, read_only=dry_run))
     try:
         if dry_run:
@@ -178,7 +181,7 @@ def put_from(layout: Layout, backend: BlobBackend, key: str) -> None:
 
 
 def _images(con: Connection) -> Iterator[tuple[bytes, str]]:
-    """Give the whole catalog as changes, one for some thousand rows of one table."""
+    """Yield the whole catalog as changes, each with some thousand rows of one table."""
     for table in TABLES:
         if table in LOCAL_TABLES:
             continue

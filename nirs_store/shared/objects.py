@@ -1,4 +1,4 @@
-"""Where the bytes of a workspace lie when not in its folder: an object store, or a folder that all computers reach."""
+"""The place of the bytes of a shared workspace: an object store, or a folder that all computers reach."""
 
 from __future__ import annotations
 

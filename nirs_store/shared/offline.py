@@ -1,4 +1,4 @@
-"""Answers without the server: this computer's replica as it is, and the blobs that lie on this computer."""
+"""Answers without the server: this computer's replica as it is, and the blobs that are on this computer."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class LocalBlobs:
         return found
 
     def path(self, key: str, /, *, trashed: bool = False) -> Path:
-        """Give the path of a copy."""
+        """Return the path of a copy."""
         self.stat(key)
         return self._copies.lend(self._digest(key))
 
@@ -171,7 +171,7 @@ class LocalBlobs:
         self._away(prefix)
 
     def strays(self) -> Sequence[str]:
-        """Refuse: nobody can look."""
+        """Refuse: the object store is not asked."""
         self._away("")
 
     def put(self, objects: Mapping[str, Buffer | Path], /) -> None:

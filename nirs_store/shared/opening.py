@@ -121,7 +121,7 @@ def _workspace(con: Connection, address: Address, *, create: bool) -> tuple[str,
     if row is None and create:
         if address.blobs is None:
             raise InvalidInput(
-                f"{address} is a new workspace: say where its blobs are to be, e.g. blobs='s3://bucket/prefix'. "
+                f"{address} is a new workspace: name a place for its blobs, e.g. blobs='s3://bucket/prefix' (--blobs). "
                 "Nothing was made."
             )
         con.execute(

@@ -166,12 +166,13 @@ class Server:
                 )
             case _:
                 return SharedStoreUnreachable(
-                    f"{self.address}: PostgreSQL did not do it: {text} What was committed is safe there, and rows that "
-                    "are not are kept in memory. Look at the server and the network, and call again."
+                    f"{self.address}: PostgreSQL could not be reached, or failed: {text} What was committed "
+                    "is safe there, and rows that are not are kept in memory. Check the server and the network, and "
+                    "call again."
                 )
 
     def drop(self) -> None:
-        """Give the connection up; the next work opens another."""
+        """Close the connection; the next work opens another."""
         with self._lock:
             con, self._con = self._con, None
             if con is not None:
@@ -252,8 +253,8 @@ class Server:
         if pooled and (not self.address.pooler or self._hands_on(pid)):
             raise InvalidInput(
                 f"{self.address} is reached through a pooler of connections. One that hands them on after each "
-                "transaction (PgBouncer's pool_mode = transaction) loses the locks that say who lives. Nothing was "
-                "opened. Name the server itself, or add pooler=session where the pooler keeps a connection per client."
+                "transaction (PgBouncer's pool_mode = transaction) loses the locks that say which sessions are "
+                "alive. Nothing was opened. Name the server itself, or add pooler=session where the pooler keeps a connection per client."
             )
         if recovering:
             raise psycopg.OperationalError(
@@ -275,7 +276,7 @@ class Server:
             found = (
                 "is encrypted, but nothing proves that it is the right server"
                 if con.pgconn.ssl_in_use
-                else "is not encrypted: who reads along on the network sees all data"
+                else "is not encrypted: others on the network can read all data"
             )
             warnings.warn(
                 f"The connection to {self.address} {found}. Add sslmode=verify-full and sslrootcert=FILE (or =system) "

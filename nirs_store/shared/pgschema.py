@@ -1,7 +1,6 @@
-"""What lies in PostgreSQL: the log of each workspace, who lives in it, and which keys of blobs are in use.
+"""The tables and functions in PostgreSQL: the log of each workspace, its living sessions, and the keys of blobs.
 
-Everything is in the schema ``nirs_store``. Writers call functions; nobody but an administrator has the right to
-update or delete a row.
+Everything is in the schema ``nirs_store``. Writers call functions; only an administrator may update or delete a row.
 """
 
 from __future__ import annotations
@@ -263,7 +262,7 @@ def ensure(con: psycopg.Connection[Any]) -> None:
 
 
 def grant(con: psycopg.Connection[Any], role: str, right: str) -> None:
-    """Give a role of the server the rights of a reader, a writer or an administrator, and no others."""
+    """Grant a role the rights of a reader, a writer or an administrator, and revoke all others."""
     if con.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone() is None:
         raise InvalidInput(
             f"role: the server has no role {role!r}. Nothing was changed. Make it first: CREATE ROLE ... LOGIN."

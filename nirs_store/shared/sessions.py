@@ -49,7 +49,7 @@ class SharedClaims:
         return self.generations.get(digest, 0)
 
     def own(self, claim_id: str, /) -> SharedClaim:
-        """Give the claims of one store object."""
+        """Return the claims of one store object."""
         return SharedClaim(self, claim_id)
 
     def living(self) -> list[str]:
@@ -100,13 +100,13 @@ class SharedCollector:
         return self._log.in_change(work)
 
     def condemn(self, keys: Mapping[str, str], /) -> None:
-        """Give up keys, in the transaction of the change."""
+        """Condemn keys, in the transaction of the change."""
         rows = [(self._log.workspace_id, token, key) for token, key in sorted(keys.items())]
         sql = "SELECT nirs_store.condemn(%s, %s, %s)"
         self._log.in_change(lambda con: [con.execute(sql, row) for row in rows])
 
     def remove(self) -> int:
-        """Delete objects, then note that they are gone; nobody uses their keys again, so twice does no harm."""
+        """Delete objects, then note that they are gone; repeating it is harmless: keys are not used again."""
         server, ws = self._log.server, self._log.workspace_id
         sql = "SELECT token, generation, key FROM nirs_store.keys WHERE ws = %s AND state = 'condemned'"
         rows = server.run(lambda con: con.execute(sql, [ws]).fetchall())
@@ -226,7 +226,7 @@ class SharedClaim:
         return generation
 
     def clear(self, keep: set[str], /) -> None:
-        """Give up what no row in the buffer needs."""
+        """Drop the claims that no row in the buffer needs."""
         with self._mutex:
             if not self._begun or not self._tokens - keep:
                 return

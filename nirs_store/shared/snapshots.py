@@ -115,7 +115,7 @@ def truncate(
 def start_from(
     server: Server, workspace_id: str, backend: ObjectBlobs | SharedFolder, place: Layout, *, wait: float
 ) -> None:
-    """Give a replica that has no catalog yet, or one from before the log begins, that of the newest snapshot."""
+    """Copy the catalog of the newest snapshot into a replica that has none, or one older than the log."""
     if place.catalog.exists():
         return
     found = server.run(lambda con: newest(con, workspace_id))

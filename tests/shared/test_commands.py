@@ -63,7 +63,10 @@ def test_what_is_lost_or_altered_is_found(machine: Any, database: str, tmp_path:
     ("words", "said"),
     [
         (("shared", "status", "-w", "."), "expected the address of a shared workspace"),
-        (("runs", "-w", "postgresql://lab:hunter2@127.0.0.1:1/x?workspace=corn&patience=0"), "did not do it"),
+        (
+            ("runs", "-w", "postgresql://lab:hunter2@127.0.0.1:1/x?workspace=corn&patience=0"),
+            "could not be reached",
+        ),
         (("runs", "-w", "postgresql://lab:hunter2@127.0.0.1/x"), "the name of a workspace"),
         (
             ("runs", "-w", "postgresql://lab:hunter2@127.0.0.1/x?workspace=corn&sslmoode=require"),
@@ -71,7 +74,7 @@ def test_what_is_lost_or_altered_is_found(machine: Any, database: str, tmp_path:
         ),
         (
             ("check", "-w", "postgresql://lab:hunter2@127.0.0.1:1/x?workspace=corn&patience=0"),
-            "did not do it",
+            "could not be reached",
         ),
         (
             (

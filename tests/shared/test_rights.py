@@ -139,7 +139,7 @@ def test_an_unknown_workspace_is_named_with_those_that_are_there(machine: Any, d
     machine("one")
     with pytest.raises(NotAWorkspace, match="There are: corn"):
         WorkspaceStore(f"{database}?workspace=wheat", create=False)
-    with pytest.raises(InvalidInput, match="say where its blobs are to be"):
+    with pytest.raises(InvalidInput, match="name a place for its blobs"):
         WorkspaceStore(f"{database}?workspace=wheat")
 
 

@@ -30,7 +30,7 @@ def command_share(
 ) -> None:
     """Make a shared workspace of FOLDER, at an ADDRESS such as postgresql://lab.example/nirs?workspace=corn.
 
-    All rows and blobs are copied and compared. After that the folder is only read: record at the address.
+    All rows and blobs are copied and compared. After that, FOLDER is read-only: record at ADDRESS.
     """
     from nirs_store.shared import moving
     from nirs_store.shared.address import parse
@@ -39,7 +39,7 @@ def command_share(
     if not dry_run:
         plan = moving.share(folder, place, dry_run=True)
         words = f"{plan.rows:,} rows and {plan.blobs:,} blobs ({human_bytes(plan.bytes)})"
-        if not confirm(f"Copy {words} to {place}, and only read the folder from then on?", yes):
+        if not confirm(f"Copy {words} to {place}, and make the folder read-only?", yes):
             return
     with progress("Copying blobs") as show:
         _say(moving.share(folder, place, dry_run=dry_run, progress=show), as_json)
@@ -67,7 +67,7 @@ def command_clone(address: str, folder: Path, dry_run: bool, as_json: bool) -> N
 def command_push(folder: Path, address: str, dry_run: bool, as_json: bool) -> None:
     """Add everything in FOLDER, a workspace recorded offline, to the shared workspace at ADDRESS.
 
-    What is there already is left out, so push again after you recorded more. The folder stays as it is.
+    Rows and blobs that it already has are skipped, so you can push again after recording more. FOLDER does not change.
     """
     from tempfile import TemporaryDirectory
 
@@ -195,9 +195,10 @@ def command_migrate(workspace: Path, dry_run: bool, yes: bool) -> None:
 @click.argument("right", type=click.Choice(["reader", "writer", "admin"]))
 @workspace_option
 def command_grant(workspace: Path, role: str, right: str) -> None:
-    """Give a ROLE of the server, which must be there, the rights of a reader, writer or admin, and no others.
+    """Grant an existing ROLE of PostgreSQL the rights of a reader, writer or admin, and revoke all others.
 
-    A reader asks; a writer also records and changes; an admin also deletes objects and makes workspaces.
+    A reader queries; a writer also records and changes; an admin also creates workspaces, publishes snapshots and
+    deletes objects for good. The rights apply to all workspaces of the database.
     """
     from nirs_store.shared import pgschema
     from nirs_store.shared.pg import Server

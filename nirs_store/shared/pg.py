@@ -254,7 +254,8 @@ class Server:
             raise InvalidInput(
                 f"{self.address} is reached through a pooler of connections. One that hands them on after each "
                 "transaction (PgBouncer's pool_mode = transaction) loses the locks that say which sessions are "
-                "alive. Nothing was opened. Name the server itself, or add pooler=session where the pooler keeps a connection per client."
+                "alive. Nothing was opened. Name the server itself, or add pooler=session if the pooler keeps a "
+                "connection for each client."
             )
         if recovering:
             raise psycopg.OperationalError(

@@ -147,7 +147,7 @@ END $$;
 CREATE OR REPLACE FUNCTION nirs_store.end_holder(p_ws uuid, p_holder text)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = nirs_store, pg_temp AS $$
 BEGIN
-    -- Nobody ends what another role does while it is alive.
+    -- No role ends a session of another one that is alive.
     IF EXISTS (
         SELECT 1 FROM holders h, pg_locks l WHERE h.ws = p_ws AND h.holder = p_holder AND h.db_user <> session_user
             AND l.locktype = 'advisory' AND l.granted AND l.objsubid = 1

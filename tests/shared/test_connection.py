@@ -75,7 +75,7 @@ def test_a_change_cut_around_its_commit_is_made_once_or_said_not_to_be(
         if how in ("after", "deaf"):
             store.retention.pin(run_id, "the paper")
         else:
-            with pytest.raises(SharedStoreUnreachable, match="PostgreSQL did not do it"):
+            with pytest.raises(SharedStoreUnreachable, match="PostgreSQL could not be reached"):
                 store.retention.pin(run_id, "the paper")
             assert other.retention.pins().is_empty()
             store.retention.pin(run_id, "the paper")

@@ -21,6 +21,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VEC
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 from nirs_store.db import recorder  # noqa: E402
+from nirs_store.db.objects import remember  # noqa: E402
 from nirs_store.store import WorkspaceStore  # noqa: E402
 
 FLUSH_AFTER = recorder.FLUSH_AFTER
@@ -145,6 +146,8 @@ def store(workspace_kind: str, folder: Path, empty: Path) -> Iterator[WorkspaceS
     """An empty store."""
     if workspace_kind in ("folder", "objects") and not folder.exists():
         shutil.copytree(empty, folder)
+        # Opening a copy of ours need not look for what others have put into it.
+        remember(folder / "store.duckdb")
     with WorkspaceStore(folder) as opened:
         yield opened
 

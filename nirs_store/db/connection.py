@@ -439,6 +439,8 @@ def create_catalog(
             raise write_error(draft, error) from error
     finally:
         clear_draft(draft)
+    # What was just made holds nothing of others.
+    remember(layout.catalog)
 
 
 def clear_draft(draft: Path) -> None:

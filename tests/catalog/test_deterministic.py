@@ -178,7 +178,10 @@ def applied(folder: Path, copy: Path, at_once: int, patch: pytest.MonkeyPatch) -
         }
 
 
-@pytest.mark.parametrize(("seed", "refused"), [(0, False), (1, False), (2, False), (0, True)])
+@pytest.mark.parametrize(
+    ("seed", "refused"),
+    [(0, False), (0, True), *(pytest.param(seed, False, marks=pytest.mark.slow) for seed in (1, 2))],
+)
 def test_commits_give_the_same_rows_however_many_are_applied_at_once_and_whenever(
     tmp_path: Path, seed: int, refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

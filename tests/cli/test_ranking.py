@@ -21,16 +21,17 @@ def fill(store: Any, **words: Any) -> Any:
     return record_cross_validation(store, PLSRegression(words.pop("lv", 2)), X, y, **words)
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    with WorkspaceStore(tmp_path / "ws") as store:
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranked") / "ws"
+    with WorkspaceStore(folder) as store:
         for lv in (1, 3):
             fill(store, lv=lv, target="fat", target_unit="%")
             fill(store, lv=lv, y=MEAT.y["protein"][:40], target="protein", target_unit="%")
         fill(store, dataset_name="oats", cv=RepeatedKFold(n_splits=3, n_repeats=2, random_state=0))
         run = fill(store, dataset_name="corn").run_id
         store.tag_run(run, "june")
-    return tmp_path / "ws"
+    return folder
 
 
 def test_each_target_has_a_table_and_one_may_be_named(run: Any, run_json: Any, place: Path) -> None:

@@ -122,13 +122,14 @@ class Log(RuleBasedStateMachine):
             )
 
 
-def test_any_order_of_operations_gives_what_a_list_gives(recorded: Recorded) -> None:
+@pytest.mark.parametrize("examples", [2, pytest.param(8, marks=pytest.mark.slow)])
+def test_any_order_of_operations_gives_what_a_list_gives(recorded: Recorded, examples: int) -> None:
     with WorkspaceStore(recorded.folder) as store:
         store.calibrations.register("fat", recorded.first, alias="production")
         Log.raw = store.replay_chain("fat", NEW).tolist()
     Log.recorded = recorded
     chosen = settings(
-        max_examples=4,
+        max_examples=examples,
         stateful_step_count=8,
         deadline=None,
         suppress_health_check=list(HealthCheck),

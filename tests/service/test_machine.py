@@ -185,7 +185,7 @@ def _run(recorded: Recorded, examples: int, steps: int) -> None:
 
 
 def test_a_few_orders_keep_every_promise(recorded: Recorded) -> None:
-    _run(recorded, 4, 25)
+    _run(recorded, 2, 25)
 
 
 @pytest.mark.slow

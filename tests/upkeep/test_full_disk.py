@@ -101,7 +101,10 @@ def test_on_a_full_disk_everything_is_answered_and_deletion_and_gc_make_room(
     store.close()
 
 
-@pytest.mark.parametrize("values", [200, 20_000], ids=["small commits", "large commits"])
+@pytest.mark.parametrize(
+    "values",
+    [pytest.param(200, id="small commits", marks=pytest.mark.slow), pytest.param(20_000, id="large commits")],
+)
 def test_a_disk_that_commits_have_filled_is_looked_at_and_cleaned_up(small_disk: Path, values: int) -> None:
     """Nobody asked meanwhile, so that all of them wait, and together they need more than there is."""
     folder = small_disk / "workspace"

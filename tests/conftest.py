@@ -45,13 +45,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kind = config.getoption("workspace")
     left = []
     for item in items:
-        of_a_folder, of_one = map(item.get_closest_marker, ("of_a_folder", "of_one_object"))
+        of_a_folder, not_on = map(item.get_closest_marker, ("of_a_folder", "not_on"))
         if kind is not None and not _in_contract(item):
             left.append(item)
         elif of_a_folder is not None and _kind_of(item) in ("shared", "replicas"):
             item.add_marker(pytest.mark.skip(reason=f"of a folder: {of_a_folder.args[0]}"))
-        elif of_one is not None and _kind_of(item) in ("objects", "replicas"):
-            item.add_marker(pytest.mark.skip(reason=f"of one store object: {of_one.args[0]}"))
+        elif not_on is not None and _kind_of(item) in not_on.args:
+            item.add_marker(pytest.mark.skip(reason=not_on.kwargs["why"]))
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in set(left)]

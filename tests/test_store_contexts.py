@@ -15,6 +15,7 @@ from nirs_store.records import contexts
 from nirs_store.store import WorkspaceStore
 
 
+@pytest.mark.everywhere
 def test_a_block_that_ends_normally_completes_what_it_began(
     store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ def arrays_of(store: WorkspaceStore, prediction_id: str) -> dict[str, Any]:
     return {name: found[name] for name in ("y_true", "y_pred", "y_proba", "sample_indices", "weights")}
 
 
+@pytest.mark.everywhere
 def test_a_prediction_comes_back_as_it_was_given(store: WorkspaceStore, pipeline_id: str) -> None:
     chain_id = chain_of(store, pipeline_id)
     given = prediction(
@@ -217,6 +218,7 @@ def test_text_that_cannot_be_an_id_is_the_id_of_nothing(store: WorkspaceStore, p
     assert list(store.get_prediction_arrays([odd, prediction_id])) == [prediction_id]
 
 
+@pytest.mark.everywhere
 def test_all_predictions_are_ranked_within_their_groups(store: WorkspaceStore, pipeline_id: str) -> None:
     for model, score in (("PLS", 2.0), ("PLS", 1.0), ("Ridge", 3.0)):
         store.save_prediction(pipeline_id, None, **prediction(model_class=model, val_score=score))

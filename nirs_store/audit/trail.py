@@ -496,12 +496,12 @@ class Audit:
     @property
     def enabled(self) -> bool:
         """Whether what this store does is noted now."""
-        return audit_notes.auditing(self._engine)
+        return audit_notes.auditing(self._engine, ask=True)
 
     @property
     def reads(self) -> bool:
         """Whether replays, and reads of models and files, are noted too."""
-        setting = self._engine.workspace_settings.current().get("audit") or {}
+        setting = self._engine.rules(ask=True).get("audit") or {}
         return self.enabled and bool(setting.get("reads"))
 
     def switch(self, on: bool, *, reads: bool = False) -> None:
@@ -665,4 +665,5 @@ class Audit:
             write_file(self._engine.layout.audit_head, json.dumps(head._asdict()).encode())
 
     def __repr__(self) -> str:
-        return f"<audit trail of {self._engine.layout.root}, {'on' if self.enabled else 'off'}>"
+        on = audit_notes.auditing(self._engine)
+        return f"<audit trail of {self._engine.layout.root}, {'on' if on else 'off'}>"

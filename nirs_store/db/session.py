@@ -15,7 +15,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -520,6 +520,24 @@ class Engine:
         """Whether the catalog is held open without need."""
         return self.access.lingering
 
+    def rules(self, *, ask: bool = False) -> Mapping[str, Any]:
+        """Return the settings of the workspace; those of another computer bind here a second later at most.
+
+        With `ask` they are those of now.
+        """
+        # The keeper looks each second, but only for a store that has recorded something.
+        due = not self._claim.exists and time.monotonic() >= self._next_look
+        if self.journal.whole and (ask or due) and not self.closed:
+            # What is recorded waits for a server that does not answer; what is asked says so.
+            with nullcontext() if ask else suppress(SharedStoreUnreachable):
+                self._look_for_settings()
+        return self.workspace_settings.current()
+
+    def _look_for_settings(self) -> None:
+        self._next_look = time.monotonic() + _LOOK_FOR_SETTINGS
+        if self.journal.settings_wait():
+            self.access.query(lambda con: None, timeout=self.settings.lock_timeout)
+
     @property
     def next_look(self) -> float | None:
         """Monotonic time at which to look for settings that other computers made; None where none can."""
@@ -537,11 +555,9 @@ class Engine:
                 self.access.try_apply()
             look = self.next_look
             if look is not None and time.monotonic() >= look:
-                self._next_look = time.monotonic() + _LOOK_FOR_SETTINGS
                 # Nobody waits for this, and a call that needs the server finds out by itself what is wrong.
                 with suppress(NirsStoreError):
-                    if self.journal.settings_wait():
-                        self.access.query(lambda con: None, timeout=self.settings.lock_timeout)
+                    self._look_for_settings()
         except Exception as error:  # noqa: BLE001 - kept, and raised by the next call of this store
             self._background_error = error
             self.recorder.postpone()

@@ -26,7 +26,7 @@ def retention_is_due(engine: Engine, moment: str) -> bool:
     if not engine.writable or engine.closed or engine.recorder.in_transaction:
         return False
     try:
-        settings = engine.workspace_settings.current()
+        settings = engine.rules()
     except CatalogDamaged as error:
         _LOG.warning("retention was put off (%s): %s", moment.replace("_", " "), error)
         return False

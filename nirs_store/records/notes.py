@@ -94,7 +94,7 @@ def _hit(patterns: tuple[re.Pattern[str], ...], text: str) -> str | None:
 
 def current_guard(engine: Engine) -> Guard | None:
     """Return the workspace's guard; None where none is set."""
-    setting = engine.workspace_settings.current().get(GUARD)
+    setting = engine.rules().get(GUARD)
     return guard_of(setting) if setting else None
 
 
@@ -130,11 +130,11 @@ def as_setting(guard: Guard) -> dict[str, Any]:
 _LONGEST = 500
 
 
-def auditing(engine: Engine) -> bool:
-    """Whether this store notes what it does."""
+def auditing(engine: Engine, *, ask: bool = False) -> bool:
+    """Whether this store notes what it does; see `Engine.rules`."""
     if not engine.settings.audit:
         return False
-    found = engine.workspace_settings.current().get("audit")
+    found = engine.rules(ask=ask).get("audit")
     return not found or bool(found.get("enabled", True))
 
 
@@ -143,7 +143,7 @@ def note_read(
 ) -> None:
     """Note that something was read, where the workspace asks for that."""
     # Reads must stay cheap: one look at the settings, which are kept in memory.
-    if engine.settings.audit and (engine.workspace_settings.current().get("audit") or {}).get("reads"):
+    if engine.settings.audit and (engine.rules().get("audit") or {}).get("reads"):
         note(engine, operation, object_kind, object_id, details=details)
 
 

@@ -527,16 +527,16 @@ def _compared(
 # -- Challengers.
 
 
-def challengers_of(engine: Engine, name: str) -> list[int]:
-    """List the challengers of a name without reading the catalog."""
-    found = (engine.workspace_settings.current().get(CHALLENGERS) or {}).get(name) or []
+def challengers_of(engine: Engine, name: str, *, ask: bool = False) -> list[int]:
+    """List the challengers of a name without reading the catalog; see `Engine.rules`."""
+    found = (engine.rules(ask=ask).get(CHALLENGERS) or {}).get(name) or []
     return [int(each) for each in found]
 
 
 def list_challengers(engine: Engine, calibration: Any) -> tuple[int, ...]:
     """List the challengers of a calibration; see `Calibrations.challengers`."""
     name = _plain_name(calibration)
-    left = challengers_of(engine, name) if name is not None else []
+    left = challengers_of(engine, name, ask=True) if name is not None else []
     return tuple(left or challengers_of(engine, engine.query(lambda con: known_name(con, calibration))))
 
 
@@ -559,9 +559,9 @@ def end_challenge(engine: Engine, calibration: Any, version: Any) -> bool:
     except CalibrationNotFound:
         # A version that was deleted may still be listed; only its number can name it.
         name, number = _plain_name(calibration) or "", _number(version)
-        if number not in challengers_of(engine, name):
+        if number not in challengers_of(engine, name, ask=True):
             raise
-    if number not in challengers_of(engine, name):
+    if number not in challengers_of(engine, name, ask=True):
         return False
 
     def put(setting: Any) -> dict[str, Any] | None:

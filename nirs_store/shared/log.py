@@ -38,6 +38,7 @@ from nirs_store.ids import naive, new_id, utcnow
 from nirs_store.shared.objects import LogBodies
 from nirs_store.shared.pg import Connection, Server
 from nirs_store.shared.replica import Position, note_as_of, read_position, write_position
+from nirs_store.values import storable
 
 T = TypeVar("T")
 
@@ -237,7 +238,7 @@ class SharedLog:
     @property
     def machine(self) -> str:
         """Computer and replica, as others see them."""
-        return f"{socket.gethostname()}:{self._layout.root}"
+        return storable(f"{socket.gethostname()}:{self._layout.root}")
 
     def say(self, number: int) -> None:
         """Tell the server how far this computer is."""
@@ -263,7 +264,7 @@ class SharedLog:
     def settings_wait(self) -> bool:
         """Ask whether the settings were changed since the last commit that this replica is known to have."""
         sql = "SELECT settings_n FROM nirs_store.workspaces WHERE ws = %s"
-        (number,) = self.server.run(lambda con: self._mine(con, sql))
+        (number,) = self.ask(lambda con: self._mine(con, sql))
         return int(number) > self._last
 
     @property
@@ -381,7 +382,7 @@ class SharedLog:
 
     def reject(self, entry: Entry, *, reason: str, claim: str, at: str) -> Rejection:
         """Note that a commit cannot be applied: from here on no computer applies it."""
-        who = f"{socket.gethostname()}:{os.getpid()}"
+        who = storable(f"{socket.gethostname()}:{os.getpid()}")
         params = [self.workspace_id, entry.number, entry.txid, claim, reason, who]
         self.ask(lambda con: con.execute("SELECT nirs_store.reject(%s, %s, %s, %s, %s, %s)", params))
         return Rejection(entry.txid, claim, reason, entry.path)

@@ -15,6 +15,7 @@ import psycopg
 from nirs_store.errors import NirsStoreError, SessionEnded, StoreClosed
 from nirs_store.shared.log import SharedLog
 from nirs_store.shared.pg import Connection
+from nirs_store.values import storable
 
 _ENDED = (
     "{}: this store object did not answer for a while and was taken for dead, and what it had claimed was given up. "
@@ -190,7 +191,8 @@ class SharedClaim:
                 [self._key],
             )
             con.execute("SELECT pg_advisory_lock(%s)", [self._key])
-        params = [self._claims.workspace_id, self._holder, self._key, socket.gethostname(), os.getpid()]
+        here = storable(socket.gethostname())
+        params = [self._claims.workspace_id, self._holder, self._key, here, os.getpid()]
         # One that was ended stays so: what it claims, commits or changes next is refused, and then it is renewed.
         con.execute("SELECT nirs_store.begin_holder(%s, %s, %s, %s, %s)", params)
 

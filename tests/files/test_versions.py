@@ -107,6 +107,7 @@ def test_tests_are_kept_apart_by_their_names(store: WorkspaceStore) -> None:
         store.files.get("m/x", test_name="three")
 
 
+@pytest.mark.everywhere
 def test_a_number_is_never_given_twice(store: WorkspaceStore) -> None:
     for text in (b"1", b"2", b"3"):
         store.files.put(text, "x", type="log")
@@ -118,6 +119,7 @@ def test_a_number_is_never_given_twice(store: WorkspaceStore) -> None:
     assert store.files.put(b"5", "x", type="log").version == 5
 
 
+@pytest.mark.everywhere
 def test_an_alias_means_one_version_until_it_is_moved(store: WorkspaceStore) -> None:
     for text in (b"1", b"2"):
         store.files.put(text, "x", type="log")

@@ -79,6 +79,7 @@ def test_an_entry_says_who_did_what_to_which_object_and_when(store: WorkspaceSto
     assert json.loads(row["details"]) == {"name": "corn"}
 
 
+@pytest.mark.of_a_folder("it counts the commits in the journal")
 def test_entries_travel_with_their_commit_and_recording_asks_nobody(
     store: WorkspaceStore, folder: Path
 ) -> None:
@@ -117,6 +118,7 @@ def test_an_error_that_passes_two_calls_is_noted_once(store: WorkspaceStore) -> 
     assert operations(store) == ["inner"]
 
 
+@pytest.mark.not_on("objects", "replicas", why="what one store object saved is held until it is closed")
 def test_what_destroys_is_noted_in_its_own_transaction(store: WorkspaceStore) -> None:
     run_id = store.begin_run("run", {}, [])
     whole_pipeline(store, run_id)
@@ -136,6 +138,7 @@ def test_deleting_nothing_is_no_entry(store: WorkspaceStore) -> None:
     assert operations(store) == []
 
 
+@pytest.mark.not_on("objects", "replicas", why="each store object commits before the next is asked")
 def test_an_export_commits_what_was_recorded_but_not_the_entry_that_another_export_left(
     store: WorkspaceStore, folder: Path, tmp_path: Path
 ) -> None:
@@ -179,6 +182,7 @@ def test_a_store_that_dies_leaves_the_entries_of_what_it_committed(folder: Path)
         assert store.audit.verify().ok
 
 
+@pytest.mark.everywhere
 def test_entries_of_several_stores_are_one_chain(folder: Path) -> None:
     with WorkspaceStore(folder) as one, WorkspaceStore(folder) as other:
         for number in range(5):
@@ -424,6 +428,7 @@ def test_names_of_the_system_that_are_no_text_hinder_nobody(
 # -- what a verification could not look at, and operations that do not exist ------------------------------------
 
 
+@pytest.mark.not_on("replicas", why="each computer keeps the head that it saw last")
 def test_a_verification_says_which_heads_it_was_compared_with(store: WorkspaceStore) -> None:
     store.delete_run(store.begin_run("a", {}, []), now=True)
     report = store.audit.verify()

@@ -38,6 +38,7 @@ CALLS: dict[str, Callable[[WorkspaceStore, str, str], object]] = {
 }
 
 
+@pytest.mark.not_on("replicas", why="a guard that another computer sets binds within a second")
 def test_forbidden_content_is_refused_named_and_audited(guarded_store: WorkspaceStore) -> None:
     run_id, pipeline_id = begin(guarded_store)
     for where, call in CALLS.items():
@@ -70,6 +71,7 @@ def test_what_is_allowed_is_recorded(guarded_store: WorkspaceStore) -> None:
     assert guarded_store.audit.query(success=False).height == 0
 
 
+@pytest.mark.not_on("replicas", why="a guard that another computer sets binds within a second")
 def test_the_rules_hold_at_once_for_a_store_that_never_asks(folder: Path) -> None:
     with WorkspaceStore(folder) as recording, WorkspaceStore(folder) as other:
         recording.begin_run("x", {"mrn": 1}, [])
@@ -80,6 +82,7 @@ def test_the_rules_hold_at_once_for_a_store_that_never_asks(folder: Path) -> Non
         recording.begin_run("x", {"mrn": 1}, [])
 
 
+@pytest.mark.of_a_folder("it removes the file of the settings")
 def test_the_rules_outlive_the_file_that_mirrors_them(folder: Path) -> None:
     with WorkspaceStore(folder) as store:
         store.audit.guard.forbid(keys=["mrn"])
@@ -88,6 +91,7 @@ def test_the_rules_outlive_the_file_that_mirrors_them(folder: Path) -> None:
         store.begin_run("x", {"mrn": 1}, [])
 
 
+@pytest.mark.of_a_folder("it damages the file of the settings")
 def test_a_mirror_that_cannot_be_read_refuses_and_is_put_right(folder: Path) -> None:
     with WorkspaceStore(folder) as store:
         store.audit.guard.forbid(keys=["mrn"])
@@ -120,6 +124,7 @@ def test_rules_that_make_no_sense_are_refused(store: WorkspaceStore) -> None:
     assert store.audit.guard.keys == ()
 
 
+@pytest.mark.not_on("replicas", why="a guard that another computer sets binds within a second")
 def test_a_name_that_a_pattern_refuses_is_not_repeated(store: WorkspaceStore) -> None:
     store.audit.guard.forbid(patterns=[r"\d{3}-\d{2}-\d{4}"])
     (found,) = store.audit.guard.violations({SECRET: {"a": 1}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -124,3 +125,35 @@ def test_a_guard_that_another_computer_set_binds_one_that_only_records(machine: 
     one._engine.keep()
     with pytest.raises(ForbiddenContent):
         one.begin_run("next", {"patient": "Ann"}, [])
+
+
+# -- settings of another computer ------------------------------------------------------------------
+
+
+def test_a_store_that_has_recorded_nothing_knows_the_guard_of_another_computer(machine: Any) -> None:
+    one, other = machine("one"), machine("other")
+    other.audit.guard.forbid(patterns=[r"\d{3}-\d{2}-\d{4}"])
+    with pytest.raises(ForbiddenContent):
+        one.begin_run("of 123-45-6789", {}, [])
+    assert one.list_runs().is_empty()
+
+
+def test_a_switch_of_the_audit_trail_is_seen_at_once_on_another_computer(machine: Any) -> None:
+    one, other = machine("one"), machine("other")
+    one.begin_run("first", {}, [])
+    for on in (False, True):
+        other.audit.switch(on, reads=on)
+        assert (one.audit.enabled, one.audit.reads) == (on, on)
+    one.close()
+    assert not one._engine.journal.server._con  # what is closed opens no connection to look
+    assert one.audit.enabled
+
+
+def test_a_computer_may_have_a_name_that_is_not_utf_8(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: os.fsdecode(b"labor-\xfc"))
+    one, other = machine("one"), machine("other")
+    run_id, _ = begin(one)
+    assert (other.get_run(run_id) or {})["status"] == "running"
+    one.close()
+    assert (other.get_run(run_id) or {})["status"] == "interrupted"
+    assert rows_of(other) == rows_of(machine("third"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 
 from nirs_store.blobs.backend import BlobBackend
 from nirs_store.blobs.durable import fsync_dir, remove_file
+from nirs_store.blobs.plain import read_plain
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.delta import LOCAL_KEYS, LOCAL_TABLES, digests, encode_images, plain_rows
 from nirs_store.db.layout import Layout, as_folder
@@ -20,8 +22,8 @@ from nirs_store.db.schema import SCHEMA_VERSION, TABLES, arrow_schema
 from nirs_store.db.session import Engine, Settings
 from nirs_store.errors import BlobMissing, InvalidInput, NirsStoreError, OverwriteRefused, StoreBusy
 from nirs_store.ids import new_id
-from nirs_store.shared import pgschema
-from nirs_store.shared.address import Address
+from nirs_store.shared import pgschema, snapshots
+from nirs_store.shared.address import Address, replica_folder
 from nirs_store.shared.log import SharedLog
 from nirs_store.shared.objects import LogBodies, ObjectBlobs, backend_of
 from nirs_store.shared.opening import library, open_engine
@@ -72,6 +74,8 @@ def share(
             f"blobs: name a place for the blobs of {address}, e.g. blobs='s3://bucket/prefix' (--blobs). Nothing "
             "was changed."
         )
+    if not dry_run and (done := _finish_marked(Layout(folder), address)) is not None:
+        return done
     engine = Engine.open(Settings(folder, create=False, read_only=dry_run))
     try:
         if dry_run:
@@ -83,6 +87,32 @@ def share(
                 "it again."
             )
         return engine.exclusive(lambda access: _share(engine, access, address, progress))
+    finally:
+        engine.close()
+
+
+def _finish_marked(layout: Layout, address: Address) -> Moved | None:
+    """Go on where a share was killed after the folder was marked, and before the workspace got its name."""
+    try:
+        said = json.loads(read_plain(layout.replica))
+        workspace_id = str(said["workspace_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not marked, or not by this
+    hidden, sql = (
+        f"{address.workspace} ({workspace_id})",
+        "SELECT name FROM nirs_store.workspaces WHERE ws = %s",
+    )
+    server = Server(address)
+    try:
+        row = server.run(lambda con: con.execute(sql, [workspace_id]).fetchone())
+        if said.get("address") != str(address) or row is None or row[0] != hidden:
+            return None
+        server.run(lambda con: _finish(con, workspace_id, address))
+    finally:
+        server.close()
+    engine = open_engine(Settings(Path(), shared=address, create=False))
+    try:
+        return engine.query(lambda con: _counted(con, str(layout.root), str(address), dry_run=False))
     finally:
         engine.close()
 
@@ -108,6 +138,10 @@ def _share(engine: Engine, access: Database, address: Address, progress: Progres
             log.commit_images(body, txid)
         expected = access.settle(digests)
         moved = access.settle(lambda con: _counted(con, str(engine.layout.root), str(address), dry_run=False))
+        # One from an attempt before is of a log that is gone.
+        before = Layout(replica_folder(address, workspace_id))
+        if before.catalog.exists():
+            snapshots.set_aside(before, wait=engine.settings.lock_timeout)
         _compare(address, hidden, expected)
         if not engine.journal.is_empty(access.settle(_applied)):
             raise StoreBusy(

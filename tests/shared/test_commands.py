@@ -171,3 +171,18 @@ def test_templates_are_files_of_a_folder(words: tuple[str, ...], tmp_path: Path)
     said = run("library", *words, "-w", "postgresql://lab:hunter2@127.0.0.1:1/x?workspace=corn", code=2)
     assert "Name a folder" in said
     assert "hunter2" not in said
+
+
+def test_the_compose_file_of_the_guide_starts_both_servers_with_encryption() -> None:
+    import re
+
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    page = Path(__file__).parents[2] / "docs" / "guide" / "several-computers.md"
+    (text,) = re.findall(r"```yaml\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    found = yaml.safe_load(text)
+    assert set(found["services"]) == {"postgres", "objects"}
+    assert "ssl=on" in found["services"]["postgres"]["command"]
+    assert "--certs-dir" in found["services"]["objects"]["command"]
+    for service in found["services"].values():
+        assert set(service["secrets"]) <= set(found["secrets"])
+        assert {volume.partition(":")[0] for volume in service["volumes"]} <= {"./certs", *found["volumes"]}

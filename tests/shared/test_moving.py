@@ -99,3 +99,86 @@ def test_what_is_in_use_or_taken_is_not_shared(folder: Path, address: Address, t
     WorkspaceStore(other).close()
     with pytest.raises(OverwriteRefused, match="name is taken"):
         moving.share(other, address)
+
+
+# -- Killed in the middle, and done again.
+
+CHILD = """
+import os, sys
+from pathlib import Path
+from nirs_store.shared import moving
+from nirs_store.shared.address import parse
+from nirs_store.shared.log import SharedLog
+from nirs_store.store import WorkspaceStore
+what, folder, address, blobs = sys.argv[1:5]
+def die(*_, **__):
+    os._exit(9)
+def at(owner, name, call=1, after=False):
+    real, calls = getattr(owner, name), []
+    def counted(*given, **more):
+        calls.append(name)
+        if len(calls) == call and not after:
+            die()
+        found = real(*given, **more)
+        if len(calls) == call:
+            die()
+        return found
+    setattr(owner, name, counted)
+moving._ROWS = 2
+KILL
+if what == "share":
+    moving.share(Path(folder), parse(address, blobs=blobs))
+elif what == "clone":
+    moving.clone(parse(address), Path(folder))
+else:
+    from click.testing import CliRunner
+    from nirs_store.cli._app import app
+    done = CliRunner().invoke(app, ["push", folder, address], standalone_mode=False)
+    assert done.exit_code == 0, done.output
+"""
+KILLS = [
+    ("share", "at(moving, 'put_from', 2)"),
+    ("share", "at(SharedLog, 'commit_images', 3)"),
+    ("share", "at(moving, '_compare', after=True)"),
+    ("share", "at(moving, '_finish')"),
+    ("clone", "at(moving, '_bring', 2)"),
+    ("clone", "at(moving, 'remove_file')"),
+    ("clone", "at(moving, 'remove_file', after=True)"),
+    ("push", "at(SharedLog, 'changing')"),
+    ("push", "at(SharedLog, 'append', 1)"),
+    ("push", "from nirs_store.shared.log import _SharedChange\nat(_SharedChange, 'commit', after=True)"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "kill"), KILLS)
+def test_what_is_killed_in_the_middle_is_done_by_the_next_try(
+    folder: Path, address: Address, database: str, tmp_path: Path, what: str, kill: str
+) -> None:
+    import subprocess
+    import sys
+
+    place, blobs = f"{database}?workspace=corn", (tmp_path / "lab").as_uri()
+    with WorkspaceStore(folder) as store:
+        chain_id, expected = fill(store)
+        names = sorted(store.list_runs()["name"])
+    if what == "clone":
+        moving.share(folder, address)
+    if what == "push":
+        WorkspaceStore(place, blobs=blobs).close()
+    source = tmp_path / "clone" if what == "clone" else folder
+
+    def run(code: str, expected: int) -> None:
+        words = [sys.executable, "-c", CHILD.replace("KILL", code), what, str(source), place, blobs]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == expected, done.stderr
+
+    run(kill, 9)
+    if not (what == "clone" and "after" in kill):
+        run("", 0)
+    if what == "push":
+        run("", 0)
+    with WorkspaceStore(str(source) if what == "clone" else place) as store:
+        assert sorted(store.list_runs()["name"]) == names
+        np.testing.assert_array_equal(store.replay_chain(chain_id, X), expected)
+        assert store.check(read_data=True).errors == ()

@@ -185,4 +185,5 @@ def test_the_compose_file_of_the_guide_starts_both_servers_with_encryption() -> 
     assert "--certs-dir" in found["services"]["objects"]["command"]
     for service in found["services"].values():
         assert set(service["secrets"]) <= set(found["secrets"])
-        assert {volume.partition(":")[0] for volume in service["volumes"]} <= {"./certs", *found["volumes"]}
+        named = {volume.partition(":")[0] for volume in service["volumes"]}
+        assert {each for each in named if not each.startswith("./certs")} <= set(found["volumes"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
+from nirs_store.blobs.bucket import parse_place
 from nirs_store.db.layout import Layout
 from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.db.session import Engine, Parts, Settings
@@ -137,6 +139,12 @@ def _workspace(con: Connection, address: Address, *, create: bool) -> tuple[str,
         known = f" There are: {', '.join(names)}." if names else ""
         raise NotAWorkspace(f"{address}: there is no workspace of that name.{known} Nothing was changed.")
     workspace_id, schema, blobs, empty = row
+    place = None if address.blobs in (None, blobs) else parse_place(address.blobs)
+    if place is not None and place.scheme == "file" and not (Path(place.prefix) / "artifacts").is_dir():
+        raise InvalidInput(
+            f"{address} keeps its blobs in {blobs}. {place.prefix} is not that folder under another name: it has no "
+            "artifacts in it. Nothing was changed. Leave blobs out, or name where this computer has mounted that folder."
+        )
     if schema > SCHEMA_VERSION:
         raise SchemaTooNew(
             f"{address} has schema version {schema}; this nirs_store knows {SCHEMA_VERSION}. Nothing was changed. "

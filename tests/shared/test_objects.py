@@ -10,7 +10,7 @@ import pytest
 from storekit import Y_TRUE, begin, chain_of
 
 from nirs_store.db.layout import Layout
-from nirs_store.errors import SharedStoreUnreachable
+from nirs_store.errors import InvalidInput, SharedStoreUnreachable
 from nirs_store.shared.objects import backend_of
 from nirs_store.store import WorkspaceStore
 
@@ -62,3 +62,15 @@ def test_a_large_commit_that_was_altered_in_the_bucket_is_not_applied(
     body[len(body) // 2] ^= 1
     obstore.put(backend._bucket._store(), key, bytes(body))
     assert other.list_runs()["name"].to_list() == ["large"]
+
+
+def test_another_folder_for_the_blobs_of_a_workspace_is_refused(machine: Any, tmp_path: Path) -> None:
+    one = machine("one")
+    begin(one)
+    one.flush()
+    with pytest.raises(InvalidInput, match="keeps its blobs in"):
+        machine("two", blobs=tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
+    # The same folder under another name, as where it is mounted.
+    (tmp_path / "mounted").symlink_to(one._engine.layout.blobs._root, target_is_directory=True)
+    assert machine("two", blobs=tmp_path / "mounted").list_runs().height == 1

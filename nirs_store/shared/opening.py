@@ -143,7 +143,7 @@ def _workspace(con: Connection, address: Address, *, create: bool) -> tuple[str,
     if place is not None and place.scheme == "file" and not (Path(place.prefix) / "artifacts").is_dir():
         raise InvalidInput(
             f"{address} keeps its blobs in {blobs}. {place.prefix} is not that folder under another name: it has no "
-            "artifacts in it. Nothing was changed. Leave blobs out, or name where this computer has mounted that folder."
+            "artifacts in it. Nothing was changed. Leave blobs out, or name where that folder is mounted here."
         )
     if schema > SCHEMA_VERSION:
         raise SchemaTooNew(

@@ -36,9 +36,11 @@ CONTRACT = (
 class Workspaces:
     """Shared workspaces that stand in for folders: one for each folder that a test opens."""
 
-    def __init__(self, database: str, base: Path, replicas: int) -> None:
+    def __init__(self, new_database: Callable[[], str], base: Path, replicas: int) -> None:
         self.replicas = replicas
-        self._database, self._base = database, base.resolve()
+        self._new_database, self._base = new_database, base.resolve()
+        # Copies of one folder have one id, and a database takes each id once: a folder that is shared gets its own.
+        self._databases: dict[str, str] = {}
         self._names: dict[Path, str] = {}
         self._lock = threading.Lock()
         self._count = itertools.count(1)
@@ -57,6 +59,7 @@ class Workspaces:
                 if (folder / "store.duckdb").exists():
                     from nirs_store.shared.moving import share
 
+                    self._databases[name] = self._new_database()
                     share(folder, self._address(name, 0))
                 self._names[folder] = name
             return self._address(self._names[folder], replica)
@@ -65,7 +68,9 @@ class Workspaces:
         from nirs_store.shared.address import parse
 
         place = self._base / name
-        text = f"{self._database}?workspace={name}&replica={place / str(replica)}&patience=20"
+        if "" not in self._databases:
+            self._databases[""] = self._new_database()
+        text = f"{self._databases.get(name, self._databases[''])}?workspace={name}&replica={place / str(replica)}&patience=20"
         return parse(text, blobs=(place / "blobs").as_uri())
 
     def blobs(self, folder: Path) -> Path:
@@ -124,7 +129,7 @@ class SeveralObjects(Workspaces):
     """A folder, through several store objects: what differs here differs without any server."""
 
     def __init__(self) -> None:
-        super().__init__("", Path("/nowhere"), REPLICAS)
+        super().__init__(str, Path("/nowhere"), REPLICAS)
 
     def address(self, folder: Path, replica: object) -> Any:
         return folder
@@ -274,9 +279,10 @@ def workspaces(
         if kind == "objects":
             known[kind] = SeveralObjects()
         if kind not in known:
-            database = request.getfixturevalue("server").new_database()
             base = tmp_path_factory.mktemp(f"workspaces-{kind}")
-            known[kind] = Workspaces(database, base, REPLICAS if kind == "replicas" else 1)
+            known[kind] = Workspaces(
+                request.getfixturevalue("server").new_database, base, REPLICAS if kind == "replicas" else 1
+            )
         return known[kind]
 
     return of_kind

@@ -244,7 +244,6 @@ def test_a_result_is_computed_once(store: WorkspaceStore) -> None:
 # -- many ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.everywhere
 def test_many_files_are_one_transaction(store: WorkspaceStore) -> None:
     items = [{"source": b"%d" % n, "name": f"e/{n}.txt", "episode": str(n)} for n in range(40)]
     versions = store.files.put_many(items, type="episode_data", model_id="m1")

@@ -696,7 +696,7 @@ class Engine:
             names = "; ".join(f"{r.path.name} ({r.reason})" for r in rejected[:5])
             warnings.warn(
                 f"{self.layout.root} has {len(rejected)} commits that could not be applied, kept in "
-                f"{self.layout.rejected}: {names}",
+                f"{'the log' if self.settings.shared else self.layout.rejected}: {names}",
                 stacklevel=5,
             )
 

@@ -155,7 +155,7 @@ class Server:
                 )
             case "55P03":
                 return StoreBusy(
-                    f"{self.address}: another person else, here or on another computer, has been changing the workspace for "
+                    f"{self.address}: another process, here or on another computer, has changed the workspace for "
                     "longer than this call may wait. Nothing was changed, and rows that are not committed are kept in "
                     "memory. Call again, or set a longer patience= in the address."
                 )

@@ -76,7 +76,7 @@ class Loop(threading.Thread):
             )
             # One in five is killed while it starts and opens the workspace.
             young = self._dice.random() < 0.2
-            killer = threading.Timer(self._dice.uniform(0.2, 8.0), process.kill)
+            killer = threading.Timer(self._dice.uniform(0.2, 5.0 if young else 20.0), process.kill)
             if young:
                 killer.start()
             assert process.stdout is not None

@@ -110,7 +110,7 @@ class Sweep:
             rows = store._engine.query(digests)
             assert self.one._engine.query(digests) == rows
         found = self.one.list_pipelines()
-        done = found.filter((found["status"] == "completed"))["pipeline_id"]
+        done = found.filter(found["status"] == "completed")["pipeline_id"]
         assert self.acknowledged <= set(done)
         assert done.is_unique().all()
 

@@ -124,7 +124,7 @@ def test_without_any_part_of_the_protocol_blobs_are_lost(database: str, memory: 
 
     def search() -> None:
         for seed in range(100):
-            small(seed, database, memory, faults=0.03, claims_are_locked=part is not _claims_not_locked)
+            small(seed, database, memory, faults=0.08, claims_are_locked=part is not _claims_not_locked)
 
     with part(database), pytest.raises(Broken, match="missing"):
         search()

@@ -103,7 +103,7 @@ class Server:
                     fresh = self._con is None
                     return work(self._connected())
             except psycopg.errors.LockNotAvailable as error:
-                # Somebody changes something for long. The connection is fine, unless a transaction was begun on it.
+                # Another process changes something for long. The connection is fine, unless a transaction is open.
                 with self._lock:
                     if self._con is not None and self._con.info.transaction_status != _IDLE:
                         self.drop()

@@ -156,7 +156,7 @@ def test_a_change_that_lasts_longer_than_a_commit_may_wait_is_busy_and_not_unrea
         con.execute("DELETE FROM pipelines")
         with pytest.raises(StoreBusy, match="kept in memory"):
             hasty.begin_run("hasty", {}, [])
-        with pytest.raises(StoreBusy, match="has been changing"):
+        with pytest.raises(StoreBusy, match="patience="):
             hasty.retention.pin("run")
 
     one._engine.change(work)

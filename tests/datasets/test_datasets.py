@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from storekit import blob_root
 
 from nirs_store import Spectra, WorkspaceStore, read_spectra
 from nirs_store.datasets import given, rows, samples, writer
@@ -44,7 +45,7 @@ def add(store: WorkspaceStore, name: str = "corn", spectra: Any = X, **about: An
 
 
 def stored_bytes(store: WorkspaceStore) -> int:
-    return sum(path.stat().st_size for path in (store.workspace_path / "artifacts").rglob("*.npy"))
+    return sum(path.stat().st_size for path in (blob_root(store) / "artifacts").rglob("*.npy"))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int16", "uint8", "int64", ">f4"])

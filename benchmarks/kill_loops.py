@@ -47,7 +47,7 @@ while True:
         print("done", run_id, flush=True)
     else:
         runs = store.list_runs()["run_id"].to_list()
-        if len(runs) > 40:
+        if len(runs) > 10:
             chosen = dice.choice(runs)
             print("deleting", chosen, flush=True)
             try:
@@ -142,7 +142,12 @@ def run(server: str, folder: Path, seconds: float, *, seed: int = 0) -> tuple[di
     until = time.monotonic() + seconds
     loops = [
         Loop(
-            _SAYS.format(kit=str(_KIT), place=place(f"computer{number % 2}"), writes=number < _WRITERS),
+            _SAYS.format(
+                kit=str(_KIT),
+                # Who deletes has a replica of its own: it has to catch up between two kills.
+                place=place(f"computer{number % 2 if number < _WRITERS else 2}"),
+                writes=number < _WRITERS,
+            ),
             until,
             seed + number,
         )

@@ -444,7 +444,11 @@ class SharedLog:
     def _begin(self, con: Connection) -> _SharedChange:
         holders = [self.holders.get(claim, claim) for claim in self.renewals]
         try:
-            con.execute(f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = '{_STOPPED_AFTER}'")
+            # A process that is stopped asks nothing more; one that is stopped while it pulls reads nothing more.
+            con.execute(
+                f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = '{_STOPPED_AFTER}'; "
+                f"SET LOCAL tcp_user_timeout = '{_STOPPED_AFTER}'"
+            )
             head, version = _one(con, _LOCK_HEAD, [self.workspace_id, holders])
             self._refuse_other(int(version))
         except BaseException:

@@ -58,6 +58,8 @@ class Actor:
     order: str = ""
     busy: bool = False
     dead: bool = False
+    # How many steps of others it sleeps, so that they may take it for dead.
+    sleeps: int = 0
     connections: list[psycopg.Connection[Any]] = field(default_factory=list)
     error: BaseException | None = None
 
@@ -167,9 +169,13 @@ class Stage:
             ready = [actor for actor in going if not self._waits(actor)]
             if not ready:
                 raise Broken(f"all wait for each other: {[(a.name, a.at) for a in going]}, {self.held}")
-            actor = self.dice.choice(ready)
+            awake = [actor for actor in ready if not actor.sleeps]
+            actor = self.dice.choice(awake or ready)
+            for each in going:
+                each.sleeps = max(0, each.sleeps - 1)
             fault = self.dice.choice(_FAULTS) if self.dice.random() < self.faults else ""
             actor.order = fault
+            actor.sleeps = self.dice.randrange(60) if fault.startswith("cut") else 0
             self.trace.append(f"{actor.name}: {actor.at}{f' ({fault})' if fault else ''}")
             if self.late and self.dice.random() < 0.02:
                 self.arrive(self.late.pop(self.dice.randrange(len(self.late))))
@@ -247,7 +253,16 @@ class Bucket(MemoryBlobs):
 def on_stage(stage: Stage) -> Iterator[None]:
     """Have everything of this process stop where it speaks to the server or the bucket."""
 
-    class Watched(psycopg.Connection[Any]):
+    class Watched(pg._Heard):
+        @classmethod
+        def connect(cls, *args: Any, **named: Any) -> Any:
+            stage.stop("connect")
+            made = super().connect(*args, **named)
+            actor = stage.me() or stage.opens
+            if actor is not None:
+                actor.connections.append(made)
+            return made
+
         def execute(self, query: Any, *args: Any, **named: Any) -> Any:
             actor = stage.me()
             if actor is None or str(query).startswith(_PASSED):
@@ -284,14 +299,6 @@ def on_stage(stage: Stage) -> Iterator[None]:
             super().close()
             stage.let_go(self)
 
-    def connect(*args: Any, **named: Any) -> Any:
-        stage.stop("connect")
-        made = Watched.connect(*args, **named)
-        actor = stage.me() or stage.opens
-        if actor is not None:
-            actor.connections.append(made)
-        return made
-
     def at_once(writer: BackgroundWriter, entry: Any) -> None:
         entry.state, entry.error = "queued", None
         try:
@@ -301,7 +308,7 @@ def on_stage(stage: Stage) -> Iterator[None]:
             raise
 
     with ExitStack() as patches:
-        patches.enter_context(patch.object(pg.psycopg, "connect", connect))
+        patches.enter_context(patch.object(pg, "_Heard", Watched))
         patches.enter_context(patch.object(BackgroundWriter, "_start", at_once))
         patches.enter_context(patch.object(Keeper, "wake", lambda keeper: None))
 

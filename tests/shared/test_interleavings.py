@@ -31,6 +31,8 @@ def small(seed: int, database: str, folder: Path, *, scenes: int = 10, **options
 def test_a_seed_gives_the_same_interleaving_and_loses_no_blob(database: str, memory: Path) -> None:
     traces = [small(seed, database, memory, faults=0.02).trace for seed in (1, 2, 1)]
     assert traces[0] == traces[2] != traces[1]
+    for statement in ("append(", "lock_head(", "lock_claims(", "claim(", "condemn("):
+        assert any(f"nirs_store.{statement}" in line for line in traces[0])
 
 
 @pytest.mark.slow

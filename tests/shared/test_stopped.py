@@ -38,6 +38,30 @@ def changer(talk: Talk, place: str) -> None:
         store._engine.change(lambda con: con.execute("UPDATE runs SET name = 'changed later'"))
 
 
+def puller(talk: Talk, place: str) -> None:
+    """Stand still while the server sends commits, and the head is held."""
+    from nirs_store.shared import log
+
+    log._STOPPED_AFTER = "1s"
+    with WorkspaceStore(place) as store:
+
+        def work(con: Any) -> None:
+            def pull(server: Any) -> None:
+                # More than lies in the buffers of a connection; nothing of it is read.
+                server.pgconn.send_query(b"SELECT repeat('x', 60000000)")
+
+            store._engine.journal.in_change(pull)  # type: ignore[attr-defined]
+            talk.say("pulls")
+            talk.wait()
+            con.execute("UPDATE runs SET name = 'changed'")
+
+        try:
+            store._engine.change(work)
+        except NirsStoreError as error:
+            talk.say(type(error).__name__)
+        talk.wait()
+
+
 def saver(talk: Talk, place: str) -> None:
     """Stand still between a claim and the commit that refers to it."""
     with WorkspaceStore(place) as store:
@@ -108,6 +132,19 @@ def test_a_changer_that_is_stopped_lets_others_go_on_and_changes_nothing(
     assert sorted(one.list_runs()["name"].to_list()) == ["first", "meanwhile"]
     goes_on(child, one, place)
     assert set(one.list_runs()["name"].to_list()) == {"changed later"}
+
+
+def test_a_changer_that_is_stopped_while_it_pulls_lets_others_go_on(
+    machine: Any, database: str, tmp_path: Path, crew: Any
+) -> None:
+    one, place = place_of(machine, database, tmp_path)
+    child = crew(puller, place)
+    assert child.hear() == "pulls"
+    one.begin_run("meanwhile", {}, [])
+    child.tell()
+    assert child.hear() == "SharedStoreUnreachable"
+    assert sorted(one.list_runs()["name"].to_list()) == ["first", "meanwhile"]
+    goes_on(child, one, place)
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["connected", "taken for dead"])

@@ -16,8 +16,7 @@ import pytest
 from sharedcasts import SmallCast, Stores
 from sharedsteps import Broken, Stage, play
 
-from nirs_store.shared.log import SharedLog
-from nirs_store.shared.sessions import SharedClaim, SharedClaims
+from nirs_store.shared.sessions import SharedClaims
 
 # Settings and rows of who was killed or too slow; said, and not what is asked here.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -75,53 +74,9 @@ def _claims_not_locked(database: str) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _nobody_fenced(database: str) -> Iterator[None]:
-    """Let who was taken for dead commit."""
-    real = SharedLog._row
-
-    def row(log: SharedLog, txid: str, kind: str, session: str, claim: str, body: bytes, **named: Any) -> Any:
-        return real(log, txid, kind, session, "", body, **named)
-
-    with patch.object(SharedLog, "_row", row):
-        yield
-
-
-@contextmanager
-def _changes_not_fenced(database: str) -> Iterator[None]:
-    with psycopg.connect(database, autocommit=True) as con:
-        con.execute(
-            "CREATE OR REPLACE FUNCTION nirs_store.lock_head(p_ws uuid, p_holders text[], OUT head bigint, "
-            "OUT schema_version int) LANGUAGE sql AS 'SELECT head, schema_version FROM nirs_store.workspaces "
-            "WHERE ws = p_ws FOR UPDATE'"
-        )
-        yield
-
-
-@contextmanager
-def _lost_claims_forgotten(database: str) -> Iterator[None]:
-    """Let who has lost a claim send again what refers to it."""
-    real = SharedClaim._renew
-
-    def renew(claim: SharedClaim) -> bool:
-        kept = real(claim)
-        claim._lost = False
-        claim._claims.log.holders[claim.claim_id] = claim._holder
-        return kept
-
-    with patch.object(SharedClaim, "_renew", renew):
-        yield
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "part",
-    [
-        _keys_used_again, _keys_as_remembered, _claims_not_locked, _nobody_fenced, _changes_not_fenced,
-        _lost_claims_forgotten,
-    ],
-)  # fmt: skip
-def test_without_any_part_of_the_protocol_blobs_are_lost(database: str, memory: Path, part: Any) -> None:
+@pytest.mark.parametrize("part", [_keys_used_again, _keys_as_remembered, _claims_not_locked])
+def test_without_a_part_of_the_protocol_blobs_are_lost(database: str, memory: Path, part: Any) -> None:
     small(0, database, memory, scenes=1)
 
     def search() -> None:

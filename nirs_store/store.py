@@ -278,7 +278,15 @@ class WorkspaceStore:
     def _start(self, settings: Settings, cache_bytes: int) -> None:
         self._cache_bytes = cache_bytes
         ByteLRU[str, Any](cache_bytes)  # refuses a negative number of bytes
-        self._engine = Engine.open(settings)
+        if settings.shared is None:
+            self._engine = Engine.open(settings)
+        else:
+            from nirs_store.shared import needed
+
+            needed()
+            from nirs_store.shared.opening import open_engine
+
+            self._engine = open_engine(settings)
         # Weak: a store that nobody holds is closed, at interpreter exit at the latest.
         self._finalizer = weakref.finalize(self, self._engine.finish)
         self._watch = RetentionWatch(self._engine, self._keep_to_policy)

@@ -97,26 +97,16 @@ def workspace_option(function: Function) -> Function:
     )(function)
 
 
-OFFLINE = "nirs_store.offline"
-"""Where the program keeps whether a replica is to answer without its server."""
-
-
 def offline_option(function: Function) -> Function:
-    """Add ``--offline``, which `open_store` looks for."""
+    """Add ``--offline``, which `is_offline` of the workspace looks for."""
 
     def note(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-        ctx.meta[OFFLINE] = value
+        ctx.meta["nirs_store.offline"] = value  # see `is_offline`
 
     return click.option(
         "--offline", is_flag=True, expose_value=False, callback=note,
         help="Query this computer's replica of a shared workspace without its server.",
     )(function)  # fmt: skip
-
-
-def is_offline() -> bool:
-    """Tell whether the command that runs has ``--offline``."""
-    ctx = click.get_current_context(silent=True)
-    return ctx is not None and bool(ctx.meta.get(OFFLINE))
 
 
 def store_option(function: Function) -> Function:

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import click
 
 from nirs_store.addresses import is_shared
-from nirs_store.cli._options import is_offline
 from nirs_store.db.session import Settings
 from nirs_store.errors import UnknownId, did_you_mean, quoted
 from nirs_store.lazy import polars as pl
@@ -44,6 +43,12 @@ class Found:
     kind: str
     identifier: str
     record: dict[str, Any]
+
+
+def is_offline() -> bool:
+    """Tell whether the command that runs has ``--offline``."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and bool(ctx.meta.get("nirs_store.offline"))
 
 
 def open_store(workspace: Path | str) -> WorkspaceStore:

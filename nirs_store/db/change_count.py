@@ -7,6 +7,7 @@ from the journal, which keeps them until a checkpoint; what was changed directly
 from __future__ import annotations
 
 import contextlib
+import warnings
 
 import duckdb
 
@@ -75,3 +76,14 @@ class ChangeCount:
 
 def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < len(str(_MOST)) else 0
+
+
+def warn_of_missing(layout: Layout, missing: int) -> None:
+    """Warn that a catalog lacks so many changes."""
+    warnings.warn(
+        f"{layout.catalog} lacks at least {missing} changes that were made in it: its log ({layout.wal.name}) was cut "
+        "or removed, or the file was replaced by an older one. Commits that are still in the journal are applied "
+        "again; deletions, files, evaluations and settings since then are lost. Compare with a backup; `nirs-store "
+        "check` says what no longer fits.",
+        stacklevel=7,
+    )

@@ -21,21 +21,20 @@ import msgspec
 
 from nirs_store.blobs.durable import write_error
 from nirs_store.db.apply import CHUNK_BYTES, ApplyReport, applied_ids, apply_journal
-from nirs_store.db.change_count import ChangeCount
+from nirs_store.db.change_count import ChangeCount, warn_of_missing
 from nirs_store.db.claims import Claims, settle_trash
 from nirs_store.db.compact import Checkpoint, compact
-from nirs_store.db.connection import CatalogLocked, Instance, Options, create_catalog, schema_version
+from nirs_store.db.connection import Instance, Options, create_catalog, schema_version
 from nirs_store.db.inbox import Inbox
 from nirs_store.db.interrupts import interruptible, is_interrupt
 from nirs_store.db.journal import Entry
 from nirs_store.db.layout import Layout, give_back, keep_back, little_is_left, share_log, size_of, sync_log
 from nirs_store.db.lock import Lease
 from nirs_store.db.log import CommitLog
-from nirs_store.db.migrations import open_catalog, open_migrated_copy, run_step
+from nirs_store.db.migrations import open_migrated_copy, open_when_free, run_step
 from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.db.sql import Incoming, translated
 from nirs_store.errors import (
-    CatalogDamaged,
     InboxOnly,
     NirsStoreError,
     ReadOnlyStore,
@@ -60,8 +59,6 @@ _KEPT_BYTES = 8 << 20
 _LOG_BYTES = 16 << 20
 # What one transaction adds on a full disk must fit into the space that is kept back for it.
 _SMALL_BYTES = 1 << 17
-_POLL = 0.010
-_OWN_PATIENCE = 1.0
 
 # Connections that a forked child inherited: destroying one there would touch the parent's file.
 _abandoned: list[Connection] = []
@@ -524,32 +521,9 @@ class Database:
 
     def connect(self, *, read_only: bool, deadline: float, instance: Instance | None = None) -> Connection:
         """Make a connection, of this store's DuckDB or of another one."""
-        began = time.monotonic()
-        while True:
-            try:
-                if not self._layout.catalog.exists():
-                    raise CatalogDamaged(
-                        f"{self._layout.catalog} is missing. Restore it from a backup, or from a copy that a "
-                        "migration kept; the blobs and the journal are untouched."
-                    )
-                # A replica is brought up to date by the commit that says so.
-                return open_catalog(
-                    self._layout,
-                    instance or self.instance,
-                    read_only=read_only,
-                    migrate=not self._journal.whole,
-                )
-            except CatalogLocked as error:
-                # Waiting does not make this process close its own connection, unless another thread does.
-                if error.own:
-                    deadline = min(deadline, began + _OWN_PATIENCE)
-                if time.monotonic() >= deadline:
-                    raise StoreBusy(
-                        f"{self._layout.catalog} is open {error}. Close it there and ask again; nothing is damaged, "
-                        "and recording is not affected.",
-                        pid=error.pid,
-                    ) from error
-                time.sleep(_POLL)
+        # A replica is brought up to date by the commit that says so.
+        migrate, own = not self._journal.whole, instance or self.instance
+        return open_when_free(self._layout, own, read_only=read_only, migrate=migrate, deadline=deadline)
 
     def _told_of_missing(self, con: Connection) -> int:
         """Warn when the catalog lacks changes; returns how many."""
@@ -558,13 +532,7 @@ class Database:
         missing = self._run(self._changes.missing, con)
         if missing and not self._told_missing:
             self._told_missing = True
-            warnings.warn(
-                f"{self._layout.catalog} lacks at least {missing} changes that were made in it: its log "
-                f"({self._layout.wal.name}) was cut or removed, or the file was replaced by an older one. Commits that "
-                "are still in the journal are applied again; deletions, files, evaluations and settings since then are "
-                "lost. Compare with a backup; `nirs-store check` says what no longer fits.",
-                stacklevel=6,
-            )
+            warn_of_missing(self._layout, missing)
         return missing
 
     def _look_at(self, con: Connection) -> None:

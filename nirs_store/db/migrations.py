@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,12 +12,12 @@ import msgspec
 
 from nirs_store.blobs.durable import remove_file
 from nirs_store.db.audit_chain import append_notes, payload_of
-from nirs_store.db.connection import Instance, Options, attach, explain, inspect_catalog
+from nirs_store.db.connection import CatalogLocked, Instance, Options, attach, explain, inspect_catalog
 from nirs_store.db.interrupts import interruptible
 from nirs_store.db.layout import Layout, put_in_place
 from nirs_store.db.schema import CATALOG_ALIAS, VIEWS
 from nirs_store.db.sql import execute, incoming
-from nirs_store.errors import WriteFailed
+from nirs_store.errors import CatalogDamaged, StoreBusy, WriteFailed
 from nirs_store.ids import new_id, now_naive
 
 
@@ -299,6 +300,36 @@ def open_catalog(
     instance.detach(con)
     migrate_catalog(layout, version, instance)
     return instance.attach(read_only=False)
+
+
+_POLL = 0.01
+# So long a connection of this process itself is waited for: it goes only if another thread closes it.
+_OWN_PATIENCE = 1.0
+
+
+def open_when_free(
+    layout: Layout, instance: Instance, *, read_only: bool, migrate: bool, deadline: float
+) -> duckdb.DuckDBPyConnection:
+    """Open the catalog as `open_catalog` does, and wait for another program that has it open."""
+    began = time.monotonic()
+    while True:
+        try:
+            if not layout.catalog.exists():
+                raise CatalogDamaged(
+                    f"{layout.catalog} is missing. Restore it from a backup, or from a copy that a migration kept; the "
+                    "blobs and the journal are untouched."
+                )
+            return open_catalog(layout, instance, read_only=read_only, migrate=migrate)
+        except CatalogLocked as error:
+            if error.own:
+                deadline = min(deadline, began + _OWN_PATIENCE)
+            if time.monotonic() >= deadline:
+                raise StoreBusy(
+                    f"{layout.catalog} is open {error}. Close it there and ask again; nothing is damaged, and "
+                    "recording is not affected.",
+                    pid=error.pid,
+                ) from error
+            time.sleep(_POLL)
 
 
 def open_migrated_copy(layout: Layout, folder: Path, *, options: Options) -> duckdb.DuckDBPyConnection:

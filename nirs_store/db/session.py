@@ -272,14 +272,6 @@ class Engine:
     @classmethod
     def open(cls, settings: Settings, parts: Parts | None = None) -> Engine:
         """Open or create a workspace."""
-        if parts is None and settings.shared is not None:
-            # The one place where this room knows of that one, so that whoever opens a workspace need not.
-            from nirs_store.shared import needed
-
-            needed()
-            from nirs_store.shared.opening import open_engine
-
-            return open_engine(settings)
         if settings.inbox:
             return cls(settings, _inbox_parts(settings), writable=True)
         if parts is None:

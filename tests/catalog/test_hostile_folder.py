@@ -22,7 +22,7 @@ from sampling import covering
 from storekit import begin, predict
 
 from nirs_store.blobs.plain import blob_inside
-from nirs_store.db import database
+from nirs_store.db import database, migrations
 from nirs_store.db.journal import SegmentDamaged, decode, encode, new_txid
 from nirs_store.db.layout import Layout
 from nirs_store.db.schema import column_names
@@ -342,13 +342,13 @@ def test_a_catalog_held_elsewhere_is_not_tried_after_each_commit(
 
     def locked(*_: object, **__: object) -> None:
         tried.append(time.monotonic())
-        raise database.CatalogLocked("in another program")
+        raise migrations.CatalogLocked("in another program")
 
     with WorkspaceStore(folder) as store:
         run_id = store.begin_run("long", {}, [])
         store.flush()
         store._engine.access._give_up()
-        monkeypatch.setattr(database, "open_catalog", locked)
+        monkeypatch.setattr(migrations, "open_catalog", locked)
         monkeypatch.setattr(database, "_PAUSE", 3600.0)
         for _ in range(20):
             store._engine.access.try_apply()

@@ -306,7 +306,7 @@ def command_stats(store: WorkspaceStore, growth: str | None, as_json: bool) -> N
         {
             "workspace": facts["workspace"],
             "replica": None if at.address is None else f"{root}, up to commit {at.commit:,}",
-            "blobs": None if at.address is None and at.blobs == str(root / "artifacts") else at.blobs,
+            "blobs": None if at.address is None and Path(at.blobs).parent == root else at.blobs,
             "runs": f"{facts['runs']} ({by_status})" if by_status else 0,
             "pipelines": pipelines.height,
             "chains": facts["chains"],

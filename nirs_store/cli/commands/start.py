@@ -12,7 +12,7 @@ import click
 
 from nirs_store.addresses import is_shared
 from nirs_store.cli._group import Command, Group
-from nirs_store.cli._options import WorkspacePlace, is_offline, json_option, offline_option, workspace_option
+from nirs_store.cli._options import WorkspacePlace, json_option, offline_option, workspace_option
 from nirs_store.cli._output import print_json, print_rows, progress
 from nirs_store.cli._spectra import read_file, reading_options
 from nirs_store.display import printable
@@ -106,6 +106,7 @@ def command_ui(
     The page needs neither internet nor an account. Only this machine can reach it unless you pass --host, and it
     changes nothing unless you pass --allow-changes. Press Ctrl-C to stop it.
     """
+    from nirs_store.cli._workspace import is_offline
     from nirs_store.ui.server import needed, serve
 
     if folder is not None:

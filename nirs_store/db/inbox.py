@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nirs_store.blobs.backend import BlobBackend
-from nirs_store.blobs.durable import ensure_dir
 from nirs_store.blobs.store import BlobStore, blob_key
 from nirs_store.db.claims import Claim, Collector
 from nirs_store.db.journal import (
@@ -26,7 +25,7 @@ from nirs_store.db.journal import (
     inbox_sessions,
     read_entry,
 )
-from nirs_store.db.layout import Layout
+from nirs_store.db.layout import Layout, make_session
 from nirs_store.db.log import CommitLog
 from nirs_store.errors import InvalidInput, WriteFailed, quoted
 from nirs_store.ids import now_naive
@@ -99,12 +98,6 @@ class _NoClaim:
 
     def abandon(self) -> None:
         pass
-
-
-def make_session(layout: Layout) -> None:
-    """Make the folders of a session that only records."""
-    for folder in (layout.root, layout.artifacts, layout.journal, layout.segments, layout.tmp):
-        ensure_dir(folder, shared=True)
 
 
 # -- Taking it over.

@@ -327,6 +327,12 @@ def little_is_left(layout: Layout) -> bool:
 # -- The folders of a workspace: made when they are missing, refused when they are somebody else's.
 
 
+def make_session(layout: Layout) -> None:
+    """Make the folders of a session that only records."""
+    for folder in (layout.root, layout.artifacts, layout.journal, layout.segments, layout.tmp):
+        ensure_dir(folder, shared=True)
+
+
 def make_folders(layout: Layout, exists: bool) -> bool:
     """Make what is missing; False when an existing workspace cannot be written."""
     try:

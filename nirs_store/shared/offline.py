@@ -218,6 +218,10 @@ class OfflineLog(SharedLog):
         """Know of nothing more."""
         return True
 
+    def settings_wait(self) -> bool:
+        """Know of none."""
+        return False
+
     def pending(self) -> Sequence[Entry]:
         """Know of nothing more."""
         return []
@@ -241,3 +245,7 @@ class _Claims(SharedClaims):
             str(row[0])
             for row in self.engine.access.query(lambda con: execute(con, sql).fetchall(), timeout=30.0)
         ]
+
+    def read(self, *, remove_dead: bool) -> set[str]:
+        """Know of none; nothing is collected without the server."""
+        return set()

@@ -73,8 +73,8 @@ def test_a_replica_answers_while_server_and_object_store_are_away(
         warnings.simplefilter("error")  # said once
         runs = store.list_runs()
         assert runs["name"].to_list() == ["known"]
-        # Nobody can say that the session died.
-        assert runs["status"].to_list() == ["running"]
+        # The store said that it was closed.
+        assert runs["status"].to_list() == ["interrupted"]
         np.testing.assert_array_equal(store.replay_chain(known, X), expected)
         at = store.location
         assert at.address is not None

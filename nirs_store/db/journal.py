@@ -653,7 +653,12 @@ def decode(data: bytes) -> Segment:
         segment = Segment(txid, claim, session, created, schema=header.get("schema", 0))
         start = 12 + length
         if data[:8] == IMAGES:
-            if unheard := sorted({str(name) for name, *_ in header["tables"]} - TABLES.keys()):
+            named = {
+                each[0]
+                for each in header["tables"]
+                if isinstance(each, list) and each and isinstance(each[0], str)
+            }
+            if unheard := sorted(named - TABLES.keys()):
                 raise SegmentNewer(f"it changes the tables {', '.join(unheard)}")
             segment.delta = decode_images(header, memoryview(data)[start:-16])
             if "migrate" in header:

@@ -97,7 +97,7 @@ class Loop(threading.Thread):
 
 def judge(stores: list[Any], loops: list[Loop]) -> dict[str, int]:
     """Count what was lost, doubled, missing and different."""
-    from nirs_store.db.delta import digests
+    from nirs_store.db.table import digests
 
     done = {run_id for loop in loops for what, run_id in loop.said if what == "done"}
     deleted = {run_id for loop in loops for what, run_id in loop.said if what == "deleting"}

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from nirs_store.lazy import imported_from
 
 if TYPE_CHECKING:
+    from nirs_store.artifacts.loader import ArtifactLoader
+    from nirs_store.artifacts.registry import ArtifactRegistry
     from nirs_store.backup.backup import restore_backup
     from nirs_store.bundle.reader import Bundle, load_bundle
     from nirs_store.chains.replay import replay_chain
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
         record_stacking,
     )
     from nirs_store.records.runs import capture_environment
-    from nirs_store.registry import ArtifactLoader, ArtifactRegistry
     from nirs_store.screening import optuna_callback, record_search
     from nirs_store.selection import KennardStoneSplit, kennard_stone
     from nirs_store.store import WorkspaceStore

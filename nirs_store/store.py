@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from nirs_store.bundle import container as bundle_limits
     from nirs_store.bundle import transfer as bundles
     from nirs_store.datasets import api as datasets_api
+    from nirs_store.datasets import reader as dataset_reader
     from nirs_store.domain import frame as domain_frame
     from nirs_store.evaluations import api as evaluations_api
     from nirs_store.files import api as files_api
@@ -72,6 +73,7 @@ else:
     chain_list = later("nirs_store.records.chain_list")
     checking = later("nirs_store.maintenance.check")
     choosing = later("nirs_store.choosing")
+    dataset_reader = later("nirs_store.datasets.reader")
     datasets_api = later("nirs_store.datasets.api")
     deletion = later("nirs_store.maintenance.deletion")
     findings = later("nirs_store.maintenance.findings")
@@ -922,7 +924,7 @@ class WorkspaceStore:
     def datasets(self) -> datasets_api.Datasets:
         """Data sets: spectra with references, with versions; see `nirs_store.datasets.api.Datasets`."""
         if self._dataset_samples is None:
-            self._dataset_samples = ByteLRU(datasets_api.CACHE)
+            self._dataset_samples = ByteLRU(dataset_reader.CACHE)
         return datasets_api.Datasets(self._engine, self._dataset_samples, store=self)
 
     # -- What became of things: audit trail, lineage, retention, statistics.

@@ -21,7 +21,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VEC
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 from nirs_store.db import recorder  # noqa: E402
-from nirs_store.db.objects import remember  # noqa: E402
+from nirs_store.db.schema import remember  # noqa: E402
 from nirs_store.store import WorkspaceStore  # noqa: E402
 
 FLUSH_AFTER = recorder.FLUSH_AFTER

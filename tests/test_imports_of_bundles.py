@@ -20,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 
 from nirs_store import WorkspaceStore, load_bundle, load_tecator, record_cross_validation
 from nirs_store.blobs import serializers as trusted
+from nirs_store.blobs.trusted import CHEMOTOOLS
 from nirs_store.bundle import inspect_bundle
 from nirs_store.bundle import transfer as imports
 from nirs_store.bundle.container import DEFAULT_LIMITS
@@ -286,8 +287,8 @@ def test_what_the_workspace_could_not_load_tomorrow_is_not_imported(
     origin: Origin, store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As if chemotools were a package that nobody here has read.
-    scatter = [name for name in trusted.CHEMOTOOLS if name in inspect_bundle(origin.safe).types]
-    monkeypatch.setattr(trusted, "CHEMOTOOLS", trusted.CHEMOTOOLS - set(scatter))
+    scatter = [name for name in CHEMOTOOLS if name in inspect_bundle(origin.safe).types]
+    monkeypatch.setattr(trusted, "CHEMOTOOLS", CHEMOTOOLS - set(scatter))
     assert load_bundle(origin.safe, trusted_types=scatter).predict(MEAT.X[:2]).shape == (2,)
     with pytest.raises(UntrustedBundle, match="could not load again later"):
         store.import_bundle(origin.safe, trusted_types=scatter)

@@ -16,7 +16,7 @@ from storekit import blob_keys
 from nirs_store import WorkspaceStore, record_cross_validation
 from nirs_store.db.schema import TABLES
 from nirs_store.errors import InvalidInput, OverwriteRefused, UnknownId
-from nirs_store.registry import keep_recent, keep_top_k
+from nirs_store.history.policy import keep_recent, keep_top_k
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 RNG = np.random.default_rng(0)

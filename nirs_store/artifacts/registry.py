@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nirs_store.artifacts import find, register
-from nirs_store.artifacts.find import (
-    find_record,
-    read_records,
-    record_of,
-)
+from nirs_store.artifacts.find import find_record, read_records, record_of
 from nirs_store.artifacts.graph import MAX_DEPTH, DependencyGraph
 from nirs_store.artifacts.manifest import export_to_manifest, import_from_manifest
 from nirs_store.artifacts.purge import PurgePlan, plan_purge, purge

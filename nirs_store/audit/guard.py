@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from nirs_store.db.database import Connection, Database
+from nirs_store.db.marks import drop_setting, put_setting, read_settings
 from nirs_store.db.session import Engine
-from nirs_store.db.settings import drop_setting, put_setting, read_settings
 from nirs_store.errors import InvalidInput
 from nirs_store.records.notes import (
     GUARD,

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 from nirs_store.addresses import refuse_address, user_path
 from nirs_store.audit.guard import GuardRules, store_setting
 from nirs_store.blobs.durable import ensure_dir, write_file
-from nirs_store.db.audit_chain import Break, Head, head_of, read_head, verify_chain
+from nirs_store.db.changes import Break, Head, head_of, read_head, verify_chain
 from nirs_store.db.database import Connection
 from nirs_store.db.layout import Layout
 from nirs_store.db.session import Engine

@@ -17,15 +17,7 @@ import msgspec
 import pyarrow as pa
 
 from nirs_store.addresses import refuse_address, user_path
-from nirs_store.backup.container import (
-    FORMAT,
-    FORMAT_VERSION,
-    MANIFEST,
-    Manifest,
-    Member,
-    format_of,
-    packer,
-)
+from nirs_store.backup.container import FORMAT, FORMAT_VERSION, MANIFEST, Manifest, Member, format_of, packer
 from nirs_store.blobs.durable import fsync_dir, move_file, remove_file, write_error
 from nirs_store.db.database import Connection
 from nirs_store.db.journal import sweep_drafts

@@ -17,9 +17,9 @@ from nirs_store.blobs.durable import ensure_dir, remove_file, write_error, write
 from nirs_store.blobs.plain import hash_file
 from nirs_store.db.connection import CatalogLocked, Options, attach, schema_version
 from nirs_store.db.database import Connection
-from nirs_store.db.interrupts import interruptible
 from nirs_store.db.layout import as_folder, network_filesystem
 from nirs_store.db.lock import open_lock_file, try_lock, unlock
+from nirs_store.db.sql import interruptible
 from nirs_store.errors import BackupInvalid, InvalidInput, NirsStoreError, StoreBusy, UnknownId
 from nirs_store.maintenance.inspection import altered_arrays, unreadable
 

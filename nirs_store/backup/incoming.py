@@ -31,12 +31,12 @@ from nirs_store.backup.container import (
 )
 from nirs_store.blobs.durable import ensure_dir, make_read_only, sync_file, write_error
 from nirs_store.blobs.store import check_suffix
-from nirs_store.db.arrow_rows import Unfolds, read_rows, same_kind
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.journal import decode_array, with_targets
 from nirs_store.db.schema import SCHEMA_VERSION, arrow_schema, column_names
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import incoming, number
+from nirs_store.db.table import Unfolds, read_rows, same_kind
 from nirs_store.errors import CatalogDamaged, InvalidInput, NirsStoreError, SchemaTooNew, WriteFailed
 from nirs_store.ids import new_id
 from nirs_store.records.notes import note

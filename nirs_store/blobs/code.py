@@ -27,15 +27,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nirs_store.blobs.modules import (
-    State,
-    kind_of,
-    running,
-    source_of,
-    state_of,
-    state_of_file,
-    user_modules,
-)
+from nirs_store.blobs.modules import State, kind_of, running, source_of, state_of, state_of_file, user_modules
 from nirs_store.errors import CodeChanged, CodeChangedWarning, ReplayError
 
 #: The entry of a chain's metadata.

@@ -20,12 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from nirs_store.blobs.serializers import (
-    always_trusted,
-    configuration_file,
-    is_plain_estimator,
-    normalise_skops,
-)
+from nirs_store.blobs.serializers import normalise_skops
+from nirs_store.blobs.trusted import always_trusted, configuration_file, is_plain_estimator
 from nirs_store.bundle.container import DEFAULT_LIMITS, Limits, check_archive, parse_object, read_npy
 from nirs_store.bundle.positions import (
     FUNCTIONS,

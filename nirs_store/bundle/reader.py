@@ -230,7 +230,7 @@ def load_bundle(
     trusted_types : iterable of str
         Fully qualified names of further types that a bundle without pickles may hold, for this call. Tree
         ensembles, support vector machines and nearest neighbours need it; the error names what is missing. Types
-        for every call are written into the file that `nirs_store.blobs.serializers.configuration_file` gives.
+        for every call are written into the file that `nirs_store.blobs.trusted.configuration_file` gives.
     limits : Limits
         How large it may be.
     strict : bool

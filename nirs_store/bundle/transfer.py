@@ -14,7 +14,8 @@ import yaml
 
 from nirs_store.addresses import user_path
 from nirs_store.blobs.durable import ensure_dir, write_file
-from nirs_store.blobs.serializers import configuration_file, untrusted_types
+from nirs_store.blobs.serializers import untrusted_types
+from nirs_store.blobs.trusted import configuration_file
 from nirs_store.bundle.card import readable
 from nirs_store.bundle.container import DEFAULT_LIMITS, Limits, clean
 from nirs_store.bundle.contents import Contents, read_contents
@@ -32,13 +33,7 @@ from nirs_store.records import artifacts, queries, ranking
 from nirs_store.records import predictions as prediction_queries
 from nirs_store.records import runs as records
 from nirs_store.records.notes import note
-from nirs_store.records.ranking import (
-    SCORED_ARRAYS,
-    Arrays,
-    chain_scores,
-    count_folds,
-    needed_arrays,
-)
+from nirs_store.records.ranking import SCORED_ARRAYS, Arrays, chain_scores, count_folds, needed_arrays
 from nirs_store.records.runs import versions_only
 from nirs_store.scores import SCORE_COLUMNS, default_metric, is_classification, is_figure
 

@@ -20,14 +20,7 @@ from numpy.typing import NDArray
 from nirs_store.addresses import refuse_address, user_path
 from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.bundle.card import card_text, seeds
-from nirs_store.bundle.container import (
-    DEFAULT_LIMITS,
-    clean,
-    difference,
-    dump_json,
-    stored_archive,
-    unpacked,
-)
+from nirs_store.bundle.container import DEFAULT_LIMITS, clean, difference, dump_json, stored_archive, unpacked
 from nirs_store.bundle.manifest import (
     CARD,
     FORMAT_VERSION,
@@ -51,13 +44,7 @@ from nirs_store.chains.operators import Workbench
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import predict
 from nirs_store.chains.spectra import Spectra, read_spectra
-from nirs_store.errors import (
-    BundleInvalid,
-    InvalidInput,
-    NirsStoreError,
-    ReplayError,
-    SerializationError,
-)
+from nirs_store.errors import BundleInvalid, InvalidInput, NirsStoreError, ReplayError, SerializationError
 from nirs_store.ids import sha256_hex
 
 SUFFIX = ".n4a"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.blobs.serializers import always_trusted, configuration_file
+from nirs_store.blobs.trusted import always_trusted, configuration_file
 from nirs_store.chains.steps import Operator
 from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError, ShapeMismatch
 

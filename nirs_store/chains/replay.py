@@ -9,8 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.chains.operators import Facts as Facts  # pickles of predictors name it here
-from nirs_store.chains.operators import Load, Workbench, own_copy
+from nirs_store.chains.operators import (
+    Load,
+    Workbench,
+    own_copy,
+)
 from nirs_store.chains.plan import Member, Names, ReplayPlan, Stage, text_names
 from nirs_store.chains.spectra import MODERATE, Spectra, magnitude, read_spectra
 from nirs_store.chains.steps import Operator

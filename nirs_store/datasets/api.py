@@ -16,7 +16,6 @@ from nirs_store.datasets import rows as table
 from nirs_store.datasets import usage
 from nirs_store.datasets.compare import askable, channel_columns, chosen, difference, listing
 from nirs_store.datasets.given import take
-from nirs_store.datasets.reader import CACHE as CACHE
 from nirs_store.datasets.reader import Reader
 from nirs_store.datasets.samples import Samples
 from nirs_store.datasets.version import DatasetDiff, DatasetVersion, check_name, parse_reference

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nirs_store.db.arrow_rows import Unfolds, read_rows
+from nirs_store.db.table import Unfolds, read_rows
 from nirs_store.errors import BlobCorrupt
 from nirs_store.lazy import polars as pl
 

@@ -18,21 +18,12 @@ import duckdb
 import msgspec
 import pyarrow as pa
 
-from nirs_store.db.audit_chain import AUDIT, append_notes
-from nirs_store.db.changes import FAILURES, Change, apply_changes, waiting_changes
-from nirs_store.db.delta import apply_images
-from nirs_store.db.journal import (
-    Entry,
-    Rejection,
-    Segment,
-    SegmentDamaged,
-    SegmentNewer,
-    decode,
-    read_entry,
-)
+from nirs_store.db.changes import AUDIT, FAILURES, Change, append_notes, apply_changes, waiting_changes
+from nirs_store.db.journal import Entry, Rejection, Segment, SegmentDamaged, SegmentNewer, decode, read_entry
 from nirs_store.db.log import CommitLog
 from nirs_store.db.schema import SCHEMA_VERSION, SEGMENT_TABLES
 from nirs_store.db.sql import Incoming, execute, number
+from nirs_store.db.table import apply_images
 from nirs_store.errors import NirsStoreError, ReplicaRefused, SchemaTooNew, WriteFailed
 from nirs_store.ids import naive, now_naive
 

@@ -22,19 +22,17 @@ import msgspec
 from nirs_store.blobs.durable import remove_file, write_error
 from nirs_store.blobs.plain import share, stat_plain
 from nirs_store.db.layout import Layout, put_in_place
-from nirs_store.db.objects import (
-    objects_of,
-    refuse_altered,
-    refuse_false_meta,
-    remember,
-    was_inspected,
-)
 from nirs_store.db.schema import (
     BLOCK_SIZE,
     CATALOG_ALIAS,
     ROW_GROUP_SIZE,
     SCHEMA_VERSION,
     create_statements,
+    objects_of,
+    refuse_altered,
+    refuse_false_meta,
+    remember,
+    was_inspected,
 )
 from nirs_store.db.sql import execute
 from nirs_store.errors import (

@@ -21,19 +21,15 @@ import msgspec
 
 from nirs_store.blobs.durable import write_error
 from nirs_store.db.apply import CHUNK_BYTES, ApplyReport, applied_ids, apply_journal
-from nirs_store.db.change_count import ChangeCount, warn_of_missing
-from nirs_store.db.claims import Claims, settle_trash
-from nirs_store.db.compact import Checkpoint, compact
 from nirs_store.db.connection import Instance, Options, create_catalog, schema_version
-from nirs_store.db.inbox import Inbox
-from nirs_store.db.interrupts import interruptible, is_interrupt
 from nirs_store.db.journal import Entry
 from nirs_store.db.layout import Layout, give_back, keep_back, little_is_left, share_log, size_of, sync_log
-from nirs_store.db.lock import Lease
-from nirs_store.db.log import CommitLog
-from nirs_store.db.migrations import open_migrated_copy, open_when_free, run_step
+from nirs_store.db.lock import Claims, Lease, settle_trash
+from nirs_store.db.log import CommitLog, Inbox
+from nirs_store.db.marks import ChangeCount, warn_of_missing
+from nirs_store.db.migrations import Checkpoint, compact, open_migrated_copy, open_when_free, run_step
 from nirs_store.db.schema import SCHEMA_VERSION
-from nirs_store.db.sql import Incoming, translated
+from nirs_store.db.sql import Incoming, interruptible, is_interrupt, translated
 from nirs_store.errors import (
     InboxOnly,
     NirsStoreError,

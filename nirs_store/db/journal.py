@@ -29,9 +29,6 @@ import xxhash
 
 from nirs_store.blobs.durable import fsync_dir, move_files, remove_file, write_error, write_file
 from nirs_store.blobs.plain import read_plain, stat_plain
-from nirs_store.db.arrow_rows import read_rows
-from nirs_store.db.delta import MAGIC as IMAGES
-from nirs_store.db.delta import Delta, decode_images
 from nirs_store.db.layout import Layout, size_of, sync_log
 from nirs_store.db.schema import (
     ADDED_COLUMNS,
@@ -41,6 +38,8 @@ from nirs_store.db.schema import (
     TABLES,
     arrow_schema,
 )
+from nirs_store.db.table import MAGIC as IMAGES
+from nirs_store.db.table import Delta, decode_images, read_rows
 from nirs_store.errors import CatalogDamaged, InvalidInput, WriteFailed
 from nirs_store.ids import is_id, new_id
 from nirs_store.values import MOST_BYTES, as_array, from_json, target_of

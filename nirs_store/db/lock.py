@@ -1,6 +1,6 @@
-"""The lease: who may have store.duckdb open right now.
+"""Who may have store.duckdb open right now, which sessions live, and which blobs they claim.
 
-An OS lock on ``journal/lock``. Readers that find the journal empty share it, everybody else
+The lease is an OS lock on ``journal/lock``. Readers that find the journal empty share it, everybody else
 takes it alone. A waiter polls and touches ``journal/wait`` at each poll; whoever could linger,
 or take the lease without needing it now, does not while that touch is fresh. A touch expires
 by itself, where a lock used as an announcement would be pinned by a stopped waiter.
@@ -16,15 +16,22 @@ import random
 import socket
 import struct
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote, unquote
 
+import duckdb
+
+from nirs_store.blobs.backend import BlobBackend
 from nirs_store.blobs.durable import write_error
 from nirs_store.blobs.plain import open_plain, read_plain, replace_plain, touch_plain
+from nirs_store.db.journal import inbox_sessions, is_idle
 from nirs_store.db.layout import Layout
-from nirs_store.errors import StoreBusy
+from nirs_store.errors import ReadOnlyStore, StoreBusy, StoreClosed
 
 # -- Advisory locks on an open file, shared or exclusive, that the operating system frees.
 
@@ -256,3 +263,281 @@ def _parse_time(text: object) -> datetime | None:
         return datetime.fromisoformat(str(text))
     except ValueError:
         return None
+
+
+# -- Who lives, what they claim, and the blobs that a gc has set aside until it has read both.
+
+
+# How the system, and `open_plain`, say that something else is in the place of a file.
+_NO_FILE = (errno.ELOOP, errno.EISDIR, errno.EEXIST, errno.ENXIO)
+
+
+class Claim(Protocol):
+    """The claims of one store object, and its sign of life."""
+
+    claim_id: str
+
+    @property
+    def exists(self) -> bool:
+        """Whether it was made."""
+
+    def is_only_one(self) -> bool:
+        """Tell whether no other store object lives that has recorded anything."""
+
+    def ensure(self) -> None:
+        """Make it; from here on its owner is known to live."""
+
+    def add(self, token: str, /) -> None:
+        """Claim a blob, by its id or by its path: from here on no gc removes it."""
+
+    def clear(self, keep: set[str], /) -> None:
+        """Give up every claim but those of rows still in the buffer."""
+
+    def close(self) -> None:
+        """End the session."""
+
+    def abandon(self) -> None:
+        """Let go in a forked child: it belongs to the parent."""
+
+
+class Collector(Protocol):
+    """A gc whose decision is one direct change, for keys that are never used again."""
+
+    def claimed(self) -> set[str]:
+        """List what living store objects claim; nobody claims more until the change under way ends."""
+
+    def condemn(self, keys: Mapping[str, str], /) -> None:
+        """Give up the keys of some artifacts, in the change under way."""
+
+    def remove(self) -> int:
+        """Delete the objects of all keys that were given up, also by a gc that died; returns how many."""
+
+
+class Claims(Protocol):
+    """Who lives in a workspace, and which blobs they claim."""
+
+    def own(self, claim_id: str, /) -> Claim:
+        """Give the claims of one store object, not made yet."""
+
+    def living(self) -> list[str]:
+        """List the claim ids of all store objects that live now."""
+
+    def read(self, *, remove_dead: bool) -> set[str]:
+        """List ids and paths of blobs that living store objects claim; those of dead ones are removed on request."""
+
+    def generation(self, digest: str, /) -> int:
+        """Tell under which generation of its key a blob is saved, as its claim said; 0 where keys are used again."""
+
+    @property
+    def collector(self) -> Collector | None:
+        """What a gc does without a trash; None where it sets blobs aside."""
+
+
+class ClaimFolder:
+    """The claims of a workspace folder; a `Claims`."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def own(self, claim_id: str, /) -> ClaimFile:
+        """Give the claim file of one store object."""
+        return ClaimFile(self._layout, claim_id)
+
+    collector = None
+
+    def generation(self, digest: str, /) -> int:
+        """Use each key again: one lease holder at a time deletes files."""
+        return 0
+
+    def living(self) -> list[str]:
+        """List the files that are locked, and sessions that only record: they lock none, and their word must do."""
+        recording = [each.root.name for each in inbox_sessions(self._layout) if not is_idle(each)]
+        return living(self._layout) + recording
+
+    def read(self, *, remove_dead: bool) -> set[str]:
+        """Read the files that are locked."""
+        return read_claims(self._layout, remove_dead=remove_dead)
+
+
+# -- Sessions and claims: one locked file a live store object.
+
+
+class ClaimFile:
+    """The claim file of one store object; made at its first write."""
+
+    def __init__(self, layout: Layout, claim_id: str) -> None:
+        self.claim_id = claim_id
+        self._layout = layout
+        self._path = layout.claims / claim_id
+        self._fd: int | None = None
+        self._ended = False
+        self._lock = threading.Lock()
+        # What the file says now, so that nothing is claimed twice.
+        self._tokens: set[str] = set()
+        self._draft = layout.tmp / f"claim-{claim_id}"
+
+    @property
+    def exists(self) -> bool:
+        """Whether the file was made."""
+        return self._fd is not None
+
+    def is_only_one(self) -> bool:
+        """Tell whether no other store object lives that has recorded anything."""
+        return self.exists and living(self._layout) == [self.claim_id]
+
+    def ensure(self) -> None:
+        """Make the file. It is locked before it gets its name, so nobody ever sees it unlocked."""
+        with self._lock:
+            if self._fd is not None:
+                return
+            if self._ended:
+                raise StoreClosed
+            try:
+                self._make()
+            except OSError as error:
+                raise write_error(self._path, error) from error
+
+    def _make(self) -> None:
+        # Windows cannot rename an open file; there a file that is open cannot be removed
+        # either, so the moment between its creation and its lock does no harm.
+        path = self._path if sys.platform == "win32" else self._draft
+        fd = open_lock_file(path)
+        try:
+            if not try_lock(fd, exclusive=True, network=self._layout.on_network):
+                raise OSError(f"a new claim file is locked by another process: {path}")
+            if path is not self._path:
+                os.rename(path, self._path)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+
+    def add(self, token: str) -> None:
+        """Claim a blob, by its id or by its path: from here on no gc removes it."""
+        self.ensure()
+        line = quote(token, safe="/").encode() + b"\n"
+        with self._lock:
+            if self._fd is None:
+                raise StoreClosed
+            if token in self._tokens:
+                return
+            try:
+                end = os.lseek(self._fd, 0, os.SEEK_END)
+                if os.write(self._fd, line) != len(line):
+                    # A part of a line would spoil the next one.
+                    os.ftruncate(self._fd, end)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._tokens.add(token)
+            except OSError as error:
+                raise write_error(self._path, error) from error
+
+    def clear(self, keep: set[str]) -> None:
+        """Give up every claim but those of rows still in the buffer."""
+        with self._lock:
+            if self._fd is None:
+                return
+            if not keep:
+                # The rows are committed. A claim that stays keeps a blob until the session's end, no more.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._fd, 0)
+                    self._tokens.clear()
+
+    def close(self) -> None:
+        """End the session."""
+        with self._lock:
+            self._ended = True
+            if self._fd is None:
+                return
+            # Unlinked while locked: nobody may see it unlocked and take its owner for dead.
+            # Windows refuses to unlink an open file; there it goes right after.
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            # Forgotten first: interrupted in between, it is not closed a second time under another file's number.
+            fd, self._fd = self._fd, None
+            os.close(fd)
+            if sys.platform == "win32":
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
+
+    def abandon(self) -> None:
+        """Let go in a forked child: the file belongs to the parent."""
+        self._lock = threading.Lock()
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd = None
+
+
+def _is_alive(path: Path, *, network: bool) -> bool:
+    """Whether the owner of a claim file lives: its lock cannot be taken. What is not a file was never locked."""
+    try:
+        fd = open_lock_file(path, create=False, writable=os.access(path, os.W_OK))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        # Another user may have shut the others out, or the disk fails: then nobody can say that he is gone.
+        return error.errno not in _NO_FILE
+    try:
+        if try_lock(fd, exclusive=False, network=network):
+            unlock(fd, network=network)
+            return False
+        return True
+    finally:
+        os.close(fd)
+
+
+def living(layout: Layout) -> list[str]:
+    """Claim ids of all store objects that live now."""
+    try:
+        names = sorted(os.listdir(layout.claims))
+    except FileNotFoundError:
+        return []
+    return [name for name in names if _is_alive(layout.claims / name, network=layout.on_network)]
+
+
+def read_claims(layout: Layout, *, remove_dead: bool) -> set[str]:
+    """Ids and paths of blobs that living store objects claim; files of dead ones are removed on request."""
+    claimed: set[str] = set()
+    try:
+        names = sorted(os.listdir(layout.claims))
+    except FileNotFoundError:
+        return claimed
+    for name in names:
+        path = layout.claims / name
+        if _is_alive(path, network=layout.on_network):
+            try:
+                text = read_plain(path).decode(errors="replace")
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise ReadOnlyStore(
+                    f"{path} cannot be read: {error.strerror or error}. It says which blobs another user's store is "
+                    "saving, so nothing was deleted. Let its owner give the right to read it (chmod g+r)."
+                ) from error
+            claimed.update(unquote(line) for line in text.split())
+        elif remove_dead:
+            with contextlib.suppress(OSError):
+                path.unlink()
+    return claimed
+
+
+# -- Blobs that a gc has put into the trash: put back, or removed, by what the catalog says.
+
+
+def settle_trash(con: duckdb.DuckDBPyConnection, blobs: BlobBackend, claimed: set[str]) -> tuple[int, int]:
+    """Put back what a row names or somebody claims, and delete the rest; returns its objects and bytes.
+
+    The claims were read before the journal was last applied, the lease is held alone.
+    """
+    keys = set(blobs.list("", trashed=True))
+    if not keys:
+        return 0, 0
+    kept = {
+        str(row[0])
+        for row in con.execute(
+            "SELECT artifact_path FROM blobs WHERE artifact_path IN (SELECT unnest(?))", [sorted(keys)]
+        ).fetchall()
+    }
+    kept |= {key for key in keys if key in claimed or key.rsplit("/", 1)[-1].split(".", 1)[0] in claimed}
+    if kept:
+        blobs.restore(sorted(kept))
+    return blobs.delete(sorted(keys - kept))

@@ -7,14 +7,14 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from nirs_store.blobs.store import BlobStore
-from nirs_store.db.audit_chain import AUDIT
-from nirs_store.db.claims import Claim
+from nirs_store.db.changes import AUDIT
 from nirs_store.db.journal import StoredArray, encode, new_txid
+from nirs_store.db.lock import Claim
 from nirs_store.db.log import CommitLog
 from nirs_store.db.schema import column_names
 from nirs_store.errors import InvalidInput, StoreClosed
@@ -458,3 +458,95 @@ def _with_curves(rows: Mapping[str, list[tuple[Any, ...]]]) -> Mapping[str, list
         for parts in curves.values()
     ]
     return {**rows, "metrics": joined}
+
+
+# -- The one background thread of a store object: commits in time, lets go in time, applies backlogs.
+
+
+_LINGER_POLL = 0.005
+# So soon a guard that was set on another computer binds here.
+LOOK_FOR_SETTINGS = 1.0
+
+
+class Kept(Protocol):
+    """What the background thread looks after."""
+
+    backlog: bool
+
+    @property
+    def lingering(self) -> bool:
+        """Whether the catalog is held open without need."""
+
+    @property
+    def next_flush(self) -> float | None:
+        """Monotonic time at which the buffer must be committed."""
+
+    @property
+    def next_look(self) -> float | None:
+        """Monotonic time at which to look for settings of other computers."""
+
+    def keep(self) -> None:
+        """Do what is due."""
+
+
+class Keeper:
+    """Starts its thread when there is first something to keep; the thread is a daemon."""
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+        self._condition = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        self._woken = False
+
+    def wake(self) -> None:
+        """Look again at what is due."""
+        with self._condition:
+            if self._stopped:
+                return
+            self._woken = True
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="nirs_store background flusher", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    # The interpreter is ending and starts no threads; closing, which comes next, does it all.
+                    return
+                self._thread = thread
+            self._condition.notify()
+
+    def stop(self) -> None:
+        """End the thread and wait for what it is doing."""
+        with self._condition:
+            self._stopped = True
+            self._condition.notify()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=30.0)
+
+    @property
+    def is_this_thread(self) -> bool:
+        """Whether the caller is what the keeper does."""
+        return self._thread is threading.current_thread()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                if self._stopped:
+                    return
+                if not self._woken:
+                    self._condition.wait(self._pause())
+                self._woken = False
+                if self._stopped:
+                    return
+            self._kept.keep()
+
+    def _pause(self) -> float | None:
+        if self._kept.backlog or self._kept.lingering:
+            return _LINGER_POLL
+        due = self._kept.next_flush
+        pause = None if due is None else max(0.0, due - time.monotonic())
+        look = self._kept.next_look
+        return (
+            pause if look is None else min(LOOK_FOR_SETTINGS if pause is None else pause, LOOK_FOR_SETTINGS)
+        )

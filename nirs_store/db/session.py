@@ -24,10 +24,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from nirs_store.blobs.durable import ensure_dir
 from nirs_store.blobs.store import BlobStore
-from nirs_store.db.claims import ClaimFolder, Claims
 from nirs_store.db.connection import Options, refuse_foreign
 from nirs_store.db.database import Connection, Database
-from nirs_store.db.inbox import InboxClaims, InboxLog
 from nirs_store.db.journal import Journal
 from nirs_store.db.layout import (
     Layout,
@@ -39,10 +37,10 @@ from nirs_store.db.layout import (
     replica_as_of,
     warn_of_network,
 )
-from nirs_store.db.log import CommitLog
-from nirs_store.db.machine import Presence
-from nirs_store.db.recorder import Buffer, KnownIds, Recorder
-from nirs_store.db.settings import SettingsMirror
+from nirs_store.db.lock import ClaimFolder, Claims
+from nirs_store.db.log import CommitLog, InboxClaims, InboxLog
+from nirs_store.db.marks import Presence, SettingsMirror
+from nirs_store.db.recorder import LOOK_FOR_SETTINGS, Buffer, Keeper, KnownIds, Recorder
 from nirs_store.db.sql import execute
 from nirs_store.errors import (
     NirsStoreError,
@@ -127,77 +125,6 @@ class Location:
     blobs: str
     commit: int | None = None
     as_of: datetime | None = None
-
-
-# -- The one background thread of a store object: commits in time, lets go in time, applies backlogs.
-
-
-_LINGER_POLL = 0.005
-# So soon a guard that was set on another computer binds here.
-_LOOK_FOR_SETTINGS = 1.0
-
-
-class Keeper:
-    """Starts its thread when there is first something to keep; the thread is a daemon."""
-
-    def __init__(self, kept: Engine) -> None:
-        self._kept = kept
-        self._condition = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._stopped = False
-        self._woken = False
-
-    def wake(self) -> None:
-        """Look again at what is due."""
-        with self._condition:
-            if self._stopped:
-                return
-            self._woken = True
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="nirs_store background flusher", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError:
-                    # The interpreter is ending and starts no threads; closing, which comes next, does it all.
-                    return
-                self._thread = thread
-            self._condition.notify()
-
-    def stop(self) -> None:
-        """End the thread and wait for what it is doing."""
-        with self._condition:
-            self._stopped = True
-            self._condition.notify()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout=30.0)
-
-    @property
-    def is_this_thread(self) -> bool:
-        """Whether the caller is what the keeper does."""
-        return self._thread is threading.current_thread()
-
-    def _run(self) -> None:
-        while True:
-            with self._condition:
-                if self._stopped:
-                    return
-                if not self._woken:
-                    self._condition.wait(self._pause())
-                self._woken = False
-                if self._stopped:
-                    return
-            self._kept.keep()
-
-    def _pause(self) -> float | None:
-        if self._kept.backlog or self._kept.lingering:
-            return _LINGER_POLL
-        due = self._kept.next_flush
-        pause = None if due is None else max(0.0, due - time.monotonic())
-        look = self._kept.next_look
-        return (
-            pause if look is None else min(_LOOK_FOR_SETTINGS if pause is None else pause, _LOOK_FOR_SETTINGS)
-        )
 
 
 class Engine:
@@ -526,7 +453,7 @@ class Engine:
         return self.workspace_settings.current()
 
     def _look_for_settings(self) -> None:
-        self._next_look = time.monotonic() + _LOOK_FOR_SETTINGS
+        self._next_look = time.monotonic() + LOOK_FOR_SETTINGS
         if self.journal.settings_wait():
             self.access.query(lambda con: None, timeout=self.settings.lock_timeout)
 

@@ -16,12 +16,7 @@ from nirs_store.chains.operators import Workbench
 from nirs_store.chains.origins import channel_origins
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import model_input, predict
-from nirs_store.diagnosing.importance import (
-    explained_variance,
-    selectivity_ratio,
-    studentised_residuals,
-    vip,
-)
+from nirs_store.diagnosing.importance import explained_variance, selectivity_ratio, studentised_residuals, vip
 from nirs_store.domain.latent import Latent, latent_of, q_limit, t2_limit
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.ids import content_hash

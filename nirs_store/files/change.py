@@ -10,14 +10,7 @@ from nirs_store.audit.trail import attempting
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.table import Row, Table, column
-from nirs_store.errors import (
-    BlobCorrupt,
-    BlobMissing,
-    InvalidInput,
-    OverwriteRefused,
-    UnknownFile,
-    UnknownId,
-)
+from nirs_store.errors import BlobCorrupt, BlobMissing, InvalidInput, OverwriteRefused, UnknownFile, UnknownId
 from nirs_store.files.names import (
     BUILT_IN,
     PRODUCTION,

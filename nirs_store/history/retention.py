@@ -15,8 +15,8 @@ from typing import Any
 from nirs_store.audit.guard import store_setting
 from nirs_store.audit.trail import attempting, guarded
 from nirs_store.db.database import Connection, Database
+from nirs_store.db.marks import put_setting, read_settings
 from nirs_store.db.session import Engine
-from nirs_store.db.settings import put_setting, read_settings
 from nirs_store.db.table import Table, column
 from nirs_store.errors import InvalidInput, StoreBusy
 from nirs_store.files.output import remove_copies
@@ -26,12 +26,7 @@ from nirs_store.history.clocks import read_clock
 from nirs_store.history.lineage import find_ref
 from nirs_store.history.moments import DONE, EVERY, RETENTION, retention_is_due
 from nirs_store.history.plan import RetentionPlan, RetentionResult, make_plan, still_free
-from nirs_store.history.policy import (
-    Limit,
-    RetentionPolicy,
-    Rule,
-    as_policy,
-)  # fmt: skip
+from nirs_store.history.policy import Limit, RetentionPolicy, Rule, as_policy  # fmt: skip
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.maintenance.deletion import delete_rows, release_chains

@@ -23,12 +23,9 @@ from nirs_store.blobs.store import is_blob_key
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.db.apply import applied_ids
-from nirs_store.db.audit_chain import has_trail, read_head, verify_chain
-from nirs_store.db.claims import ClaimFolder, Claims, living
+from nirs_store.db.changes import has_trail, read_head, verify_chain
 from nirs_store.db.connection import Options
 from nirs_store.db.database import Connection, Database
-from nirs_store.db.inbox import Inbox
-from nirs_store.db.interrupts import interruptible
 from nirs_store.db.journal import (
     Entry,
     Journal,
@@ -42,9 +39,11 @@ from nirs_store.db.journal import (
     read_entry,
 )
 from nirs_store.db.layout import Layout, as_folder, refuse_linked_folders
-from nirs_store.db.machine import Presence
-from nirs_store.db.objects import altered_views, foreign_objects, objects_of
-from nirs_store.db.schema import SCHEMA_VERSION, VIEWS
+from nirs_store.db.lock import ClaimFolder, Claims, living
+from nirs_store.db.log import Inbox
+from nirs_store.db.marks import Presence
+from nirs_store.db.schema import SCHEMA_VERSION, VIEWS, altered_views, foreign_objects, objects_of
+from nirs_store.db.sql import interruptible
 from nirs_store.errors import (
     CatalogDamaged,
     ForeignCatalog,

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from nirs_store.blobs.backend import BLOBS, sizes
 from nirs_store.blobs.plain import blob_inside
-from nirs_store.db.claims import Collector, settle_trash
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.journal import ARRAY_BYTES
+from nirs_store.db.lock import Collector, settle_trash
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import number
 from nirs_store.db.table import column

@@ -13,9 +13,9 @@ import duckdb
 import pyarrow as pa
 
 from nirs_store.db.apply import DRAGS, OWNERS
-from nirs_store.db.change_count import LOST, ChangeCount
 from nirs_store.db.journal import Segment, decode_array
 from nirs_store.db.layout import Layout
+from nirs_store.db.marks import LOST, ChangeCount
 from nirs_store.db.schema import CATALOG_ALIAS, SCHEMA_VERSION
 from nirs_store.db.sql import incoming, number
 from nirs_store.errors import CatalogDamaged

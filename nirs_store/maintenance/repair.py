@@ -30,16 +30,14 @@ from nirs_store.blobs.durable import (
 )
 from nirs_store.blobs.plain import pieces_of, resolve_inside
 from nirs_store.blobs.store import is_blob_key
-from nirs_store.db.claims import living, read_claims
 from nirs_store.db.connection import CatalogLocked, Options, attach, inspect_catalog
 from nirs_store.db.database import Connection, Database
-from nirs_store.db.interrupts import interruptible
 from nirs_store.db.journal import Journal, SegmentDamaged, leftovers, remove_leftover
 from nirs_store.db.layout import Layout, as_folder
-from nirs_store.db.lock import Lease
+from nirs_store.db.lock import Lease, living, read_claims
 from nirs_store.db.migrations import migration_copies
 from nirs_store.db.session import Engine, Settings
-from nirs_store.db.sql import number
+from nirs_store.db.sql import interruptible, number
 from nirs_store.db.table import Table
 from nirs_store.errors import InvalidInput, NirsStoreError, SharedStoreUnreachable, StoreBusy
 from nirs_store.ids import new_id, now_naive

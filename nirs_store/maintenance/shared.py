@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 from nirs_store.blobs.durable import ensure_dir
 from nirs_store.blobs.plain import read_plain
-from nirs_store.db.delta import digests
 from nirs_store.db.layout import Layout, put_in_place
 from nirs_store.db.lock import Lease
 from nirs_store.db.session import Engine, Settings
+from nirs_store.db.table import digests
 from nirs_store.errors import (
     CatalogDamaged,
     ForeignCatalog,

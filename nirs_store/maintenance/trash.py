@@ -14,13 +14,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from nirs_store.db.arrow_rows import Unfolds, read_rows
 from nirs_store.db.changes import PROMOTED, UNLINKED, Delete, plain_delete
 from nirs_store.db.database import Connection
+from nirs_store.db.marks import read_settings
 from nirs_store.db.schema import TABLES, arrow_schema, column_names
-from nirs_store.db.settings import read_settings
 from nirs_store.db.sql import incoming, number
-from nirs_store.db.table import Table, column
+from nirs_store.db.table import Table, Unfolds, column, read_rows
 from nirs_store.errors import CatalogDamaged, InvalidInput, OverwriteRefused, UnknownId
 from nirs_store.ids import earlier, new_id, now_naive
 from nirs_store.lazy import polars as pl

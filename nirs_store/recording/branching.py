@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from nirs_store.artifacts.registry import ArtifactRegistry
+from nirs_store.artifacts.types import ArtifactRecord, ChainNode
 from nirs_store.chains.folds import SOURCE_MAP, fold_key
 from nirs_store.chains.steps import AUGMENTATION, MERGE, MODEL, TARGETS, TRANSFORM
 from nirs_store.errors import InvalidInput
 from nirs_store.recording.steps import class_name, parameters, preprocessing_text
-from nirs_store.registry import ArtifactRecord, ArtifactRegistry, ChainNode
 from nirs_store.store import WorkspaceStore
 from nirs_store.values import one_of
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
+from nirs_store.artifacts.types import ChainNode
 from nirs_store.blobs.code import digest as code_digest
 from nirs_store.chains.operators import plain_output
 from nirs_store.chains.replay import mean, vote
@@ -25,7 +26,6 @@ from nirs_store.protocol import RecordingStore
 from nirs_store.recording.groups import Companions
 from nirs_store.recording.inputs import Data, Fold
 from nirs_store.recording.steps import class_name, describe, json_safe, parameters, take_apart
-from nirs_store.registry import ChainNode
 
 # -- Transformers that an earlier pipeline fitted on the same samples: found by what went into them.
 

@@ -20,12 +20,7 @@ from nirs_store.ids import is_id
 from nirs_store.reading.cells import FARTHEST_NM, parse_unit
 from nirs_store.recording.groups import grouped_twin, read_groups, refuse_split_groups
 from nirs_store.recording.steps import Parts, describe
-from nirs_store.scores import (
-    RMSE_BY_SET,
-    SCORES,
-    default_metric,
-    unknown_name,
-)
+from nirs_store.scores import RMSE_BY_SET, SCORES, default_metric, unknown_name
 from nirs_store.values import as_array, as_floats, check_index, column_names, index_names, is_frame, native
 
 # -- Names of samples: given, out of a column of the spectra's frame, or from a pandas index.

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
 from nirs_store.artifacts.find import check_branches
+from nirs_store.artifacts.types import ArtifactRecord, ArtifactType, ChainNode, MetaModelConfig
 from nirs_store.chains.folds import REFIT, normalise_folds
 from nirs_store.chains.grids import differ, same_grid
 from nirs_store.chains.plan import COLUMNS, Names, ReplayPlan, require_columns, text_names
@@ -27,7 +28,6 @@ from nirs_store.recording.prepare import refuse_fitted
 from nirs_store.recording.result import CrossValidationResult
 from nirs_store.recording.rows import Layout, metadata_of, pooled_of, recording, save_predictions, step_entry
 from nirs_store.recording.steps import class_name, describe, parameters, take_apart
-from nirs_store.registry import ArtifactRecord, ArtifactType, ChainNode, MetaModelConfig
 from nirs_store.scores import repeats_of
 from nirs_store.store import WorkspaceStore
 

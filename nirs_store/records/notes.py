@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from nirs_store.db.audit_chain import AUDIT, append_notes, payload_of
+from nirs_store.db.changes import AUDIT, append_notes, payload_of
 from nirs_store.db.database import Connection
 from nirs_store.db.recorder import Buffer
 from nirs_store.db.session import Engine

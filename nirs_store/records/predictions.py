@@ -22,15 +22,7 @@ from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records import queries
 from nirs_store.records.lookup import whole_ids_of
-from nirs_store.records.queries import (
-    array_of,
-    arrays_of,
-    columns_of,
-    frame,
-    named_like,
-    page_of,
-    row_of,
-)
+from nirs_store.records.queries import array_of, arrays_of, columns_of, frame, named_like, page_of, row_of
 from nirs_store.records.runs import require, require_open_pipeline
 from nirs_store.scores import METRICS, higher_is_better
 from nirs_store.values import as_float, as_int, as_text, is_text

@@ -37,16 +37,7 @@ from nirs_store.ids import new_id, now_naive
 from nirs_store.records import queries
 from nirs_store.records.artifacts import add_reference, add_takeover, code_of, require_artifact
 from nirs_store.records.notes import add_note, check_guard, short_error
-from nirs_store.values import (
-    as_array,
-    as_error,
-    as_floats,
-    as_name,
-    as_text,
-    one_of,
-    target_of,
-    to_json,
-)
+from nirs_store.values import as_array, as_error, as_floats, as_name, as_text, one_of, target_of, to_json
 
 # -- What a run was recorded with: Python, platform and the versions of the libraries that matter.
 

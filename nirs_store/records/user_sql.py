@@ -14,9 +14,8 @@ import duckdb
 import pyarrow as pa
 
 from nirs_store.db.database import Connection
-from nirs_store.db.interrupts import TimeOver, within
 from nirs_store.db.session import Engine
-from nirs_store.db.sql import TooManyBytes, TooManyRows, to_frame
+from nirs_store.db.sql import TimeOver, TooManyBytes, TooManyRows, to_frame, within
 from nirs_store.errors import InvalidInput, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.values import as_seconds, is_text

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.audit.trail import attempting, moment
-from nirs_store.db.audit_chain import payload_of
+from nirs_store.db.changes import payload_of
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
 from nirs_store.db.session import Engine

@@ -32,14 +32,7 @@ from nirs_store.ids import is_id, spectrum_hashes
 from nirs_store.lazy import polars as pl
 from nirs_store.records.named import find_version, known_name
 from nirs_store.service.corrections import active
-from nirs_store.service.samples import (
-    Samples,
-    as_samples,
-    check_channels,
-    common_groups,
-    refuse_known,
-    seen,
-)
+from nirs_store.service.samples import Samples, as_samples, check_channels, common_groups, refuse_known, seen
 from nirs_store.service.statistics import paired
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nirs_store.chains.folds import chain_artifact_ids
-from nirs_store.db.audit_chain import GENESIS, entry_hash, head_of, verify_chain
+from nirs_store.db.changes import GENESIS, entry_hash, head_of, verify_chain
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
 from nirs_store.db.session import Engine

@@ -19,13 +19,13 @@ import duckdb
 import msgspec
 import psycopg
 
-from nirs_store.db.audit_chain import append_notes, payload_of
-from nirs_store.db.delta import Capture, encode_images
+from nirs_store.db.changes import append_notes, payload_of
 from nirs_store.db.journal import Entry, MigrateTo, Rejection, SegmentDamaged, leftovers, remove_leftover
 from nirs_store.db.layout import Layout
 from nirs_store.db.migrations import Migration, run_step
 from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.db.sql import incoming
+from nirs_store.db.table import Capture, encode_images
 from nirs_store.errors import (
     NirsStoreError,
     NotAWorkspace,

@@ -16,10 +16,10 @@ from nirs_store.blobs.backend import BlobBackend
 from nirs_store.blobs.durable import fsync_dir, remove_file
 from nirs_store.blobs.plain import read_plain
 from nirs_store.db.database import Connection, Database
-from nirs_store.db.delta import LOCAL_KEYS, LOCAL_TABLES, digests, encode_images, plain_rows
 from nirs_store.db.layout import Layout, as_folder
 from nirs_store.db.schema import SCHEMA_VERSION, TABLES, arrow_schema
 from nirs_store.db.session import Engine, Settings
+from nirs_store.db.table import LOCAL_KEYS, LOCAL_TABLES, digests, encode_images, plain_rows
 from nirs_store.errors import BlobMissing, InvalidInput, NirsStoreError, OverwriteRefused, StoreBusy
 from nirs_store.ids import new_id
 from nirs_store.shared import pgschema, snapshots

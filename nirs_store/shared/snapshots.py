@@ -12,8 +12,7 @@ from nirs_store.blobs.durable import Draft
 from nirs_store.db.database import Database
 from nirs_store.db.layout import Layout, make_folders, put_in_place
 from nirs_store.db.lock import Lease
-from nirs_store.db.objects import forget
-from nirs_store.db.schema import SCHEMA_VERSION
+from nirs_store.db.schema import SCHEMA_VERSION, forget
 from nirs_store.db.session import Engine
 from nirs_store.errors import ReplicaRefused
 from nirs_store.ids import new_id

@@ -18,6 +18,7 @@ from sklearn.svm import SVR
 
 from nirs_store.blobs import serializers as trusted
 from nirs_store.blobs.serializers import dumps_skops, loads_skops, normalise_skops, untrusted_types
+from nirs_store.blobs.trusted import TRUSTED_GROUP, configuration_file
 from nirs_store.errors import SerializationError
 
 SPLINE = "scipy.interpolate._bsplines.BSpline"
@@ -158,7 +159,7 @@ def test_a_payload_written_by_skops_itself_loads_too(data):
 
 @pytest.mark.parametrize("value", [f"{__name__}:SPLINE", f"{__name__}:SPLINES"])
 def test_an_installed_package_can_declare_trust(data, monkeypatch, value):
-    points = [EntryPoint("mine", value, trusted.TRUSTED_GROUP)]
+    points = [EntryPoint("mine", value, TRUSTED_GROUP)]
     monkeypatch.setattr(trusted, "entry_points", lambda group: points)
     payload = dumps_skops(SplineTransformer(3).fit(data[0]), SPLINES)
 
@@ -171,7 +172,7 @@ def test_a_user_can_declare_trust_in_a_file_of_their_own(data, monkeypatch, tmp_
     monkeypatch.setattr(trusted.Path, "home", lambda: tmp_path)
     payload = dumps_skops(SplineTransformer(3).fit(data[0]), SPLINES)
     assert untrusted_types(payload) == SPLINES
-    file = trusted.configuration_file()
+    file = configuration_file()
     file.parent.mkdir(parents=True)
     file.write_text("# read on a Monday\n" + "\n".join(SPLINES) + "  # both\n", encoding="utf-8")
 

@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 
-from nirs_store.blobs.serializers import _PLAIN, CHEMOTOOLS
+from nirs_store.blobs.trusted import _PLAIN, CHEMOTOOLS
 
 _RNG = np.random.default_rng(0)
 X = np.abs(_RNG.normal(1.0, 0.4, size=(40, 12))).cumsum(axis=1)

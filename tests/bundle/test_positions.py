@@ -35,7 +35,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import SVR
 
-from nirs_store.blobs.serializers import always_trusted, normalise_skops
+from nirs_store.blobs.serializers import normalise_skops
+from nirs_store.blobs.trusted import always_trusted
 from nirs_store.bundle.payload import audit_payload, load_payload, skops_payload, untrusted
 from nirs_store.bundle.positions import is_accepted, kinds_of, parse_kind
 from nirs_store.errors import BundleError, BundleInvalid, UntrustedBundle

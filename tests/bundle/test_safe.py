@@ -18,7 +18,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import SVR
 
 from nirs_store import load_bundle
-from nirs_store.blobs.serializers import CHEMOTOOLS, is_plain_estimator
+from nirs_store.blobs.trusted import CHEMOTOOLS, is_plain_estimator
 from nirs_store.bundle import Limits, export_chain, inspect_bundle
 from nirs_store.bundle.payload import skops_payload, untrusted
 from nirs_store.errors import BundleInvalid, InvalidInput, ReplayError, SerializationError, UntrustedBundle

@@ -11,9 +11,9 @@ import pytest
 import xxhash
 from storekit import begin, predict
 
-from nirs_store.db.arrow_rows import Unfolds, read_rows
 from nirs_store.db.journal import SegmentDamaged, decode, encode
 from nirs_store.db.schema import arrow_schema
+from nirs_store.db.table import Unfolds, read_rows
 from nirs_store.errors import CatalogDamaged
 from nirs_store.store import WorkspaceStore
 

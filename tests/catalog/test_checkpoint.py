@@ -9,10 +9,10 @@ import duckdb
 import pytest
 from storekit import begin, let_go, predict, sql, whole_pipeline
 
-from nirs_store.db import compact as checkpoint_module
 from nirs_store.db import database as access_module
-from nirs_store.db.compact import Checkpoint
+from nirs_store.db import migrations as checkpoint_module
 from nirs_store.db.layout import Layout
+from nirs_store.db.migrations import Checkpoint
 from nirs_store.store import WorkspaceStore
 
 

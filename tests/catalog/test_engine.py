@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from storekit import begin, chain_of, failing, let_go, predict, prediction, segments, snapshot, whole_pipeline
 
-from nirs_store.db.claims import living
+from nirs_store.db.lock import living
 from nirs_store.errors import (
     CatalogDamaged,
     ForeignCatalog,

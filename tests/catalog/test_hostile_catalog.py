@@ -12,7 +12,7 @@ import duckdb
 import pytest
 from storekit import begin, predict
 
-from nirs_store.db import objects
+from nirs_store.db import schema as objects
 from nirs_store.db.schema import TABLES, VIEWS, create_statement
 from nirs_store.errors import ForeignCatalog, NirsStoreError, ReadOnlyStore
 from nirs_store.maintenance.check import check_workspace

@@ -18,7 +18,8 @@ import pytest
 from storekit import Y_TRUE, begin, chain_of, failing, predict, snapshot, whole_pipeline
 
 from nirs_store import load_tecator, record_cross_validation
-from nirs_store.db import database, inbox, journal, lock
+from nirs_store.db import database, journal, lock
+from nirs_store.db import log as inbox
 from nirs_store.db.journal import Journal, encode, new_txid
 from nirs_store.db.layout import Layout
 from nirs_store.db.lock import Lease

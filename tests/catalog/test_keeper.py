@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from nirs_store.db.session import Keeper
+from nirs_store.db.recorder import Keeper
 
 
 class Kept:

@@ -23,7 +23,8 @@ from storekit import ROOT, begin, let_go, snapshot
 
 from nirs_store.cli._app import app
 from nirs_store.db import layout as filesystem
-from nirs_store.db import lock, machine
+from nirs_store.db import lock
+from nirs_store.db import marks as machine
 from nirs_store.db.layout import Layout
 from nirs_store.db.lock import Lease, open_lock_file, try_lock, unlock
 from nirs_store.errors import InvalidInput, WorkspaceElsewhere

@@ -15,7 +15,7 @@ from storekit import begin, chain_of, failing, predict, prediction, segments, wh
 
 from nirs_store.db import recorder as recorder_module
 from nirs_store.db import session
-from nirs_store.db.claims import read_claims
+from nirs_store.db.lock import read_claims
 from nirs_store.db.recorder import FLUSH_AFTER
 from nirs_store.errors import InvalidInput, StoreClosed, UnknownId, WriteFailed
 from nirs_store.store import WorkspaceStore

@@ -12,8 +12,8 @@ from typing import Any
 import children
 import pytest
 
-from nirs_store.db.claims import ClaimFile, living, read_claims
 from nirs_store.db.layout import Layout
+from nirs_store.db.lock import ClaimFile, living, read_claims
 from nirs_store.errors import StoreClosed, WriteFailed
 from nirs_store.ids import new_id
 

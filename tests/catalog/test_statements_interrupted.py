@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from nirs_store.db.interrupts import interruptible
+from nirs_store.db.sql import interruptible
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="os.kill ends a process there")
 

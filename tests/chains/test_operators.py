@@ -235,7 +235,7 @@ def test_a_module_that_the_user_trusts_by_name_is_imported(
     (tmp_path / "chain_named.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     trusted = tmp_path / "trusted.txt"
-    monkeypatch.setattr("nirs_store.blobs.serializers.configuration_file", lambda: trusted)
+    monkeypatch.setattr("nirs_store.blobs.trusted.configuration_file", lambda: trusted)
     with pytest.raises(ReplayError, match="nothing was imported"):
         run(None, steps=stateless("chain_named.Shift"))
     trusted.write_text("chain_named.Shift\n")

@@ -12,12 +12,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.svm import SVR
 
 from nirs_store import load_tecator
-from nirs_store.diagnosing.importance import (
-    explained_variance,
-    selectivity_ratio,
-    studentised_residuals,
-    vip,
-)
+from nirs_store.diagnosing.importance import explained_variance, selectivity_ratio, studentised_residuals, vip
 from nirs_store.domain.latent import latent_of, q_limit, t2_limit
 from nirs_store.errors import InvalidInput, ShapeMismatch
 

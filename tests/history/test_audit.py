@@ -18,13 +18,13 @@ import pytest
 from storekit import begin, chain_of, segments, whole_pipeline
 
 from nirs_store import WorkspaceStore
+from nirs_store.artifacts.types import ArtifactRecord
 from nirs_store.audit import trail as audit
 from nirs_store.audit.trail import attempting
-from nirs_store.db.audit_chain import GENESIS, _who, entry_hash
+from nirs_store.db.changes import GENESIS, _who, entry_hash
 from nirs_store.errors import InvalidInput, UnknownFormat, UnknownId
 from nirs_store.ids import utcnow
 from nirs_store.records.notes import note
-from nirs_store.registry import ArtifactRecord
 
 
 def operations(store: WorkspaceStore, **filters: object) -> list[str]:

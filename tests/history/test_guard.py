@@ -10,9 +10,9 @@ import pytest
 from storekit import begin, chain_of
 
 from nirs_store import WorkspaceStore
+from nirs_store.audit.guard import PATIENT_KEYS
 from nirs_store.audit.trail import guarded
 from nirs_store.errors import CatalogDamaged, ForbiddenContent, InvalidInput
-from nirs_store.registry import PATIENT_KEYS
 
 SECRET = "123-45-6789"
 

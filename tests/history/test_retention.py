@@ -21,7 +21,14 @@ from storekit import begin, chain_of, prediction
 
 from nirs_store import WorkspaceStore
 from nirs_store.errors import InvalidInput, UnknownId
-from nirs_store.registry import RetentionPolicy, keep_all, keep_champions, keep_recent, keep_top_k, limit
+from nirs_store.history.policy import (
+    RetentionPolicy,
+    keep_all,
+    keep_champions,
+    keep_recent,
+    keep_top_k,
+    limit,
+)
 
 Y = np.array([1.0, 2.0, 3.0, 4.0])
 

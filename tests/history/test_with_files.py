@@ -9,7 +9,7 @@ import pytest
 
 from nirs_store import WorkspaceStore
 from nirs_store.errors import ForbiddenContent
-from nirs_store.registry import keep_top_k, limit
+from nirs_store.history.policy import keep_top_k, limit
 
 
 def test_what_is_said_of_a_file_goes_past_the_guard(store: WorkspaceStore, folder: Path) -> None:

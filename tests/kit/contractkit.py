@@ -19,8 +19,8 @@ import pytest
 import nirs_store.store
 from nirs_store.addresses import is_shared
 from nirs_store.db import database
-from nirs_store.db.delta import digests
 from nirs_store.db.layout import Layout
+from nirs_store.db.table import digests
 from nirs_store.errors import NotAWorkspace
 from nirs_store.store import WorkspaceStore
 

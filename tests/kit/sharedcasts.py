@@ -17,9 +17,9 @@ from sharedsteps import Broken, Bucket, Stage
 from storekit import begin, chain_of
 
 from nirs_store.blobs.store import blob_key
-from nirs_store.db.delta import digests
 from nirs_store.db.layout import Layout
 from nirs_store.db.schema import SCHEMA_VERSION
+from nirs_store.db.table import digests
 from nirs_store.errors import ArtifactMissing, SessionEnded
 from nirs_store.ids import new_id
 from nirs_store.shared import log as log_module

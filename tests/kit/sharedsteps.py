@@ -21,7 +21,7 @@ import psycopg
 from memoryblobs import MemoryBlobs, Objects
 
 from nirs_store.blobs.store import BackgroundWriter
-from nirs_store.db.session import Keeper
+from nirs_store.db.recorder import Keeper
 from nirs_store.errors import NirsStoreError, SessionEnded, SharedStoreUnreachable
 from nirs_store.shared import opening, pg
 

@@ -17,7 +17,7 @@ from unittest.mock import patch
 from storekit import Talk, chain_of
 
 from nirs_store.blobs.local import LocalFolder
-from nirs_store.db import claims
+from nirs_store.db import lock as claims
 from nirs_store.errors import ArtifactMissing, StoreBusy
 from nirs_store.maintenance import gc
 from nirs_store.store import WorkspaceStore

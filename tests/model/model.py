@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from nirs_store.db.changes import released_words
 from nirs_store.ids import new_id
-from nirs_store.store import RunContext, open_run
+from nirs_store.records.contexts import RunContext, open_run
 from tests.model.records import ModelRecords
 from tests.model.state import State, strict_json
 

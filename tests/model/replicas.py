@@ -9,7 +9,7 @@ from typing import Any
 from contractkit import Workspaces
 from hypothesis.stateful import invariant, rule
 
-from nirs_store.db.delta import digests
+from nirs_store.db.table import digests
 from tests.model.machine import StoreMachine
 from tests.model.observe import blob_files, observed_of
 from tests.model.partner import Partner

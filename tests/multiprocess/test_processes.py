@@ -20,7 +20,7 @@ import joblib
 import pytest
 from storekit import ROOT, begin, let_go, predict, prediction, python, snapshot, whole_pipeline
 
-from nirs_store.db.claims import living
+from nirs_store.db.lock import living
 from nirs_store.errors import StoreBusy, WriteFailed
 from nirs_store.store import WorkspaceStore
 

@@ -13,7 +13,7 @@ from sklearn.cross_decomposition import PLSRegression
 from sklearn.preprocessing import StandardScaler
 
 from nirs_store import WorkspaceStore, load_tecator
-from nirs_store.registry import ArtifactRegistry
+from nirs_store.artifacts.registry import ArtifactRegistry
 
 
 @pytest.fixture(scope="session")

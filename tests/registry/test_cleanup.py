@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from storekit import blob_keys
 
 from nirs_store import WorkspaceStore
+from nirs_store.artifacts.registry import ArtifactRegistry
 from nirs_store.cli._app import app
 from nirs_store.errors import InvalidInput
-from nirs_store.registry import ArtifactRegistry
 
 
 @pytest.fixture

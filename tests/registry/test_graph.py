@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from nirs_store.registry import DependencyGraph
+from nirs_store.artifacts.graph import DependencyGraph
 
 
 def test_everything_comes_after_what_it_needs() -> None:

@@ -10,8 +10,9 @@ import pytest
 from sklearn.preprocessing import StandardScaler
 
 from nirs_store import WorkspaceStore
+from nirs_store.artifacts.registry import ArtifactRegistry
+from nirs_store.artifacts.types import ArtifactRecord, ArtifactType
 from nirs_store.errors import InvalidInput
-from nirs_store.registry import ArtifactRecord, ArtifactRegistry, ArtifactType
 
 
 @pytest.fixture

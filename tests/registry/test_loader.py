@@ -11,9 +11,10 @@ import pytest
 from storekit import lose_blob
 
 from nirs_store import WorkspaceStore
+from nirs_store.artifacts.loader import ArtifactLoader, LRUCache
+from nirs_store.artifacts.registry import ArtifactRegistry
 from nirs_store.blobs.serializers import Format
 from nirs_store.errors import BlobMissing, InvalidInput, UnknownId
-from nirs_store.registry import ArtifactLoader, ArtifactRegistry, LRUCache
 
 
 @pytest.fixture(scope="module")

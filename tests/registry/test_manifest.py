@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from nirs_store import WorkspaceStore
+from nirs_store.artifacts.loader import ArtifactLoader
+from nirs_store.artifacts.registry import ArtifactRegistry
 from nirs_store.errors import BlobCorrupt, BlobMissing, InvalidInput
-from nirs_store.registry import ArtifactLoader, ArtifactRegistry
 
 
 @pytest.fixture(scope="module")

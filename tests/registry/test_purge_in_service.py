@@ -12,9 +12,9 @@ from sklearn.cross_decomposition import PLSRegression
 from sklearn.model_selection import KFold
 
 from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
+from nirs_store.artifacts.registry import ArtifactRegistry
 from nirs_store.cli._app import app
 from nirs_store.errors import CalibrationInUse
-from nirs_store.registry import ArtifactRegistry
 
 MEAT = load_tecator()
 X, Y = MEAT.X[:40, ::10], MEAT.fat[:40]

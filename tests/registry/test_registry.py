@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from nirs_store import WorkspaceStore
-from nirs_store.artifacts.types import chain_hash
+from nirs_store.artifacts.registry import ArtifactRegistry
+from nirs_store.artifacts.types import ArtifactRecord, ArtifactType, ChainNode, chain_hash
 from nirs_store.errors import InvalidInput, UnknownId
-from nirs_store.registry import ArtifactRecord, ArtifactRegistry, ArtifactType, ChainNode
 
 # Two chain paths, and two contents, whose SHA-256 agree in the first twelve digits.
 TWINS = ("s1.C7262525", "s1.C30785430")

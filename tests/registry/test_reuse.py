@@ -15,8 +15,8 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from storekit import lose_blob
 
 from nirs_store import WorkspaceStore, record_cross_validation
+from nirs_store.artifacts.registry import ArtifactRegistry
 from nirs_store.errors import InvalidInput
-from nirs_store.registry import ArtifactRegistry
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from servicekit import NEW, Recorded, record
 from nirs_store import WorkspaceStore
 from nirs_store.cli._app import app
 from nirs_store.errors import RecordingWarning
-from nirs_store.history.policy import Limit, Rule
-from nirs_store.registry import keep_recent, limit
+from nirs_store.history.policy import Limit, Rule, keep_recent, limit
 
 IDS = [f"s{row}" for row in range(len(NEW))]
 

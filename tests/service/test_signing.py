@@ -201,7 +201,7 @@ def test_what_an_alias_or_a_signature_needs_is_not_deleted(store: WorkspaceStore
         for options in ({}, {"dry_run": True}, {"force": True}, {"now": True}):
             with pytest.raises(CalibrationInUse, match="fat@production names it"):
                 delete(**options)
-    from nirs_store.registry import keep_recent
+    from nirs_store.history.policy import keep_recent
 
     for kind in ("run", "chain"):
         plan = store.retention.plan(keep_recent(1, on=kind))

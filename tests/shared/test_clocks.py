@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from storekit import ROOT, begin, chain_of
 
-from nirs_store.db.delta import digests
+from nirs_store.db.table import digests
 from nirs_store.store import WorkspaceStore
 
 pytestmark = [

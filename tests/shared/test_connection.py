@@ -12,7 +12,7 @@ import pytest
 from faultkit import Session, Wire, disturbed, look, through
 from storekit import begin, whole_pipeline
 
-from nirs_store.db.delta import digests
+from nirs_store.db.table import digests
 from nirs_store.errors import SharedStoreUnreachable, StoreBusy
 from nirs_store.shared import pg
 from nirs_store.store import WorkspaceStore

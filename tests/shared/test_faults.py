@@ -18,7 +18,7 @@ from faultkit import Wire, through
 from storekit import ROOT, begin, whole_pipeline
 
 from nirs_store.db import database as database_module
-from nirs_store.db.delta import digests
+from nirs_store.db.table import digests
 from nirs_store.errors import InvalidInput, NirsStoreError, ReplicaRefused, SharedStoreUnreachable, StoreBusy
 from nirs_store.shared import pgschema
 from nirs_store.store import WorkspaceStore

@@ -18,16 +18,11 @@ import xxhash
 import zstandard
 from storekit import begin, whole_pipeline
 
-from nirs_store.db import objects
-from nirs_store.db.delta import encode_images
+from nirs_store.db import schema as objects
 from nirs_store.db.journal import new_txid
 from nirs_store.db.schema import arrow_schema
-from nirs_store.errors import (
-    ForeignCatalog,
-    NirsStoreError,
-    ReplicaRefused,
-    SharedStoreUnreachable,
-)
+from nirs_store.db.table import encode_images
+from nirs_store.errors import ForeignCatalog, NirsStoreError, ReplicaRefused, SharedStoreUnreachable
 from nirs_store.shared import snapshots
 from nirs_store.shared.opening import parts_of
 from nirs_store.store import WorkspaceStore

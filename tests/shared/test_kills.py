@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from storekit import Child, Talk, begin, chain_of, whole_pipeline
 
-from nirs_store.db.delta import digests
+from nirs_store.db.table import digests
 from nirs_store.store import WorkspaceStore
 
 pytestmark = [

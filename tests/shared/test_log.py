@@ -10,9 +10,9 @@ import psycopg
 import pytest
 from storekit import begin
 
-from nirs_store.db.delta import NotCaptured, digests
 from nirs_store.db.journal import encode, new_txid
 from nirs_store.db.schema import column_names
+from nirs_store.db.table import NotCaptured, digests
 from nirs_store.errors import InvalidInput, SchemaTooNew, SegmentRejected
 from nirs_store.store import WorkspaceStore
 

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from storekit import begin, whole_pipeline
 
-from nirs_store.db.delta import digests
+from nirs_store.db.table import digests
 from nirs_store.errors import SchemaTooNew
 from nirs_store.store import WorkspaceStore
 
@@ -30,7 +30,7 @@ schema.ADDED_COLUMNS["runs"] |= {"colour"}
 import nirs_store.db.migrations as migrations
 STEP = "ALTER TABLE runs ADD COLUMN colour VARCHAR; UPDATE runs SET colour = 'red like ' || name"
 migrations.MIGRATIONS += (migrations.Migration(7, "colours of runs", lambda con: con.execute(STEP)),)
-from nirs_store.db.delta import digests
+from nirs_store.db.table import digests
 from nirs_store.errors import MigrationNeeded
 from nirs_store.shared import log, migrating
 from nirs_store.shared.address import parse

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from storekit import Y_TRUE, begin, chain_of, whole_pipeline
 
-from nirs_store.db.delta import digests
+from nirs_store.db.table import digests
 from nirs_store.errors import NotAWorkspace, OverwriteRefused, StoreBusy
 from nirs_store.shared import moving
 from nirs_store.shared.address import Address, parse

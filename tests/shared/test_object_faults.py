@@ -15,7 +15,7 @@ from storekit import begin, chain_of
 from nirs_store.blobs import bucket as bucket_module
 from nirs_store.blobs.bucket import Bucket, parse_place
 from nirs_store.blobs.objects import OWNER
-from nirs_store.db.delta import digests
+from nirs_store.db.table import digests
 from nirs_store.errors import NirsStoreError, SharedStoreUnreachable
 from nirs_store.store import WorkspaceStore
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from storekit import ROOT, begin, whole_pipeline
 
-from nirs_store.db.delta import digests
+from nirs_store.db.table import digests
 from nirs_store.store import WorkspaceStore
 
 X = np.arange(12.0).reshape(4, 3) ** 1.5

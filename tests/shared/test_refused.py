@@ -21,8 +21,8 @@ from faultkit import Session, Wire, look, through
 from sharedkit import PostgreSQL
 from storekit import begin, sql, whole_pipeline
 
-from nirs_store.db.delta import digests
 from nirs_store.db.schema import SCHEMA_VERSION
+from nirs_store.db.table import digests
 from nirs_store.errors import (
     InvalidInput,
     MigrationNeeded,

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from storekit import Y_TRUE, begin, chain_of
 
 from nirs_store.cli._app import app
-from nirs_store.db.delta import digests
+from nirs_store.db.table import digests
 from nirs_store.errors import ReplicaRefused
 from nirs_store.maintenance import shared as shared_care
 from nirs_store.store import WorkspaceStore

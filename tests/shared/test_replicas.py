@@ -11,7 +11,7 @@ import duckdb
 import pytest
 from storekit import begin, failing
 
-from nirs_store.db.delta import digests
+from nirs_store.db.table import digests
 from nirs_store.errors import NirsStoreError, ReplicaRefused, StoreBusy
 from nirs_store.store import WorkspaceStore
 

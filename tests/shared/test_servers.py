@@ -22,11 +22,8 @@ from faultkit import Session, look
 from sharedkit import PostgreSQL
 from storekit import Child, begin, whole_pipeline
 
-from nirs_store.db.delta import digests
-from nirs_store.errors import (
-    NirsStoreError,
-    SharedStoreUnreachable,
-)
+from nirs_store.db.table import digests
+from nirs_store.errors import NirsStoreError, SharedStoreUnreachable
 from nirs_store.shared import pg, pgschema
 from nirs_store.store import WorkspaceStore
 

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from storekit import begin, predict, whole_pipeline
 
-from nirs_store.db.delta import digests
+from nirs_store.db.table import digests
 from nirs_store.errors import ReplicaRefused
 from nirs_store.shared import snapshots
 from nirs_store.store import WorkspaceStore

@@ -11,7 +11,7 @@ import pytest
 from faultkit import Session, at_statement, disturbed, look, play
 from storekit import Child
 
-from nirs_store.db.delta import digests
+from nirs_store.db.table import digests
 from nirs_store.errors import NirsStoreError
 from nirs_store.store import WorkspaceStore
 

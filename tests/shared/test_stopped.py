@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from storekit import Talk, begin, chain_of
 
-from nirs_store.db.delta import digests
+from nirs_store.db.table import digests
 from nirs_store.errors import NirsStoreError, SessionEnded
 from nirs_store.store import WorkspaceStore
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from storekit import Y_TRUE, begin, chain_of, predict, whole_pipeline
 
-from nirs_store.db.delta import digests
+from nirs_store.db.table import digests
 from nirs_store.errors import ForbiddenContent
 from nirs_store.store import WorkspaceStore
 

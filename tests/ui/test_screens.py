@@ -727,7 +727,7 @@ def test_a_deletion_is_planned_then_confirmed_then_undone(changing: Page, chain_
 
 
 def test_retention_deletes_what_was_shown_and_nothing_else(changing: Page) -> None:
-    from nirs_store.registry import keep_top_k
+    from nirs_store.history.policy import keep_top_k
 
     store = changing.desk.store()
     store.retention.set(keep_top_k(1))

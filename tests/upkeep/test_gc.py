@@ -14,7 +14,7 @@ import duckdb
 import pytest
 from storekit import begin, blob_keys, chain_of, let_go, predict, prediction, sql, trashed
 
-from nirs_store.db import claims as claims_module
+from nirs_store.db import lock as claims_module
 from nirs_store.db.layout import Layout
 from nirs_store.db.lock import Lease
 from nirs_store.errors import ArtifactMissing, InvalidInput, WriteFailed

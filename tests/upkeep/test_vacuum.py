@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from storekit import begin, chain_of, failing, let_go, predict, prediction, sql, whole_pipeline
 
-from nirs_store.db import compact as compact_module
+from nirs_store.db import migrations as compact_module
 from nirs_store.db.schema import TABLES
 from nirs_store.errors import CatalogDamaged, NirsStoreError, ReadOnlyStore, WriteFailed
 from nirs_store.store import WorkspaceStore

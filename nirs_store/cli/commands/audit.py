@@ -155,7 +155,7 @@ def guard(
     as_json: bool,
 ) -> None:
     """List, add or remove rules for content that metadata, notes and tags must not contain."""
-    from nirs_store.registry import PATIENT_KEYS
+    from nirs_store.audit.guard import PATIENT_KEYS
 
     more = (*keys, *(PATIENT_KEYS if patients else ()))
     rules = store.audit.guard

@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Group
-from nirs_store.cli._options import (
-    FOR_GOOD,
-    confirm,
-    dry_run_option,
-    json_option,
-    store_option,
-    yes_option,
-)
+from nirs_store.cli._options import FOR_GOOD, confirm, dry_run_option, json_option, store_option, yes_option
 from nirs_store.cli._output import human_bytes, moment, print_fields, print_json, print_rows, print_table
 
 if TYPE_CHECKING:

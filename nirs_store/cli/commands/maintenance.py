@@ -18,14 +18,7 @@ from nirs_store.cli._options import (
     workspace_option,
     yes_option,
 )
-from nirs_store.cli._output import (
-    human_bytes,
-    moment,
-    print_json,
-    print_rows,
-    progress,
-    short_id,
-)
+from nirs_store.cli._output import human_bytes, moment, print_json, print_rows, progress, short_id
 from nirs_store.display import printable
 
 # -- ``nirs-store check``.
@@ -441,7 +434,7 @@ def set_policy(
     store: WorkspaceStore, add: bool, automatic: str | None, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
     """Set the policy of a workspace; this alone deletes nothing. Without options it keeps everything."""
-    from nirs_store.registry import RetentionPolicy
+    from nirs_store.history.policy import RetentionPolicy
 
     policy = _policy(options) or RetentionPolicy()
     if add:

@@ -268,8 +268,8 @@ def command_artifacts() -> None:
 @store_option
 def list_artifacts(store: WorkspaceStore, dataset: str, pipeline: str, verbose: bool, as_json: bool) -> None:
     """List artifacts by their place: registered ones, and those that chains name."""
+    from nirs_store.artifacts.registry import ArtifactRegistry
     from nirs_store.cli._workspace import find
-    from nirs_store.registry import ArtifactRegistry
 
     pipeline_id = find(store, pipeline, ["pipeline"]).identifier if pipeline else ""
     records = ArtifactRegistry(store, dataset, pipeline_id).records()
@@ -348,7 +348,7 @@ def cleanup(
 @store_option
 def stats(store: WorkspaceStore, dataset: str, verbose: bool, as_json: bool) -> None:
     """Count artifacts, their files, and what deduplication saves."""
-    from nirs_store.registry import ArtifactRegistry
+    from nirs_store.artifacts.registry import ArtifactRegistry
 
     found = ArtifactRegistry(store, dataset).get_stats()
     if as_json:
@@ -390,8 +390,8 @@ def purge(
 
     Artifacts with other references are kept too. This cannot be undone.
     """
+    from nirs_store.artifacts.registry import ArtifactRegistry
     from nirs_store.cli._workspace import find
-    from nirs_store.registry import ArtifactRegistry
 
     if bool(dataset) == bool(pipeline):
         raise click.UsageError("Name a data set with --dataset, or a pipeline with --pipeline.")

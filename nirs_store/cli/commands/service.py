@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command, Group
-from nirs_store.cli._options import (
-    Choice,
-    confirm,
-    dry_run_option,
-    json_option,
-    store_option,
-    yes_option,
-)
+from nirs_store.cli._options import Choice, confirm, dry_run_option, json_option, store_option, yes_option
 from nirs_store.cli._output import cell_text, print_json, print_table
 from nirs_store.display import counted
 

@@ -1,8 +1,4 @@
-"""Which computer uses a workspace on a network file system: it leaves its name in ``journal/machine``.
-
-Locks there may hold on the computer that takes them alone. So others are refused until the last store here is closed,
-or until somebody who has looked takes over. On a local file system nothing is left.
-"""
+"""Small files next to the catalog: its settings, how many changes it should hold, whose computer it is on."""
 
 from __future__ import annotations
 
@@ -14,16 +10,108 @@ import socket
 import sys
 import threading
 import time
+import warnings
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nirs_store.blobs.durable import ensure_dir, fsync_dir, remove_file, rename_if_absent, write_error
-from nirs_store.blobs.plain import open_plain, read_plain
+import duckdb
+
+from nirs_store.blobs.durable import (
+    ensure_dir,
+    fsync_dir,
+    remove_file,
+    rename_if_absent,
+    write_error,
+    write_file,
+)
+from nirs_store.blobs.plain import open_plain, read_plain, replace_plain
 from nirs_store.db.layout import Layout
 from nirs_store.db.lock import open_lock_file, try_lock, unlock
-from nirs_store.errors import WorkspaceElsewhere
-from nirs_store.ids import new_id
+from nirs_store.db.sql import execute
+from nirs_store.db.table import Table
+from nirs_store.errors import CatalogDamaged, WorkspaceElsewhere
+from nirs_store.ids import new_id, now_naive
+
+# -- How many changes the catalog should hold: a number in it, and the same number in a file beside it.
+
+
+LOST = "store.duckdb"
+"""What the table `dropped` names where changes of the catalog were lost."""
+_MOST = 10**17
+
+
+class ChangeCount:
+    """The count of one workspace; every transaction that writes the catalog is one change."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._path = layout.change_count
+
+    def advance(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Count one more, inside the caller's transaction."""
+        execute(
+            con,
+            "INSERT INTO nirs_store_meta VALUES ('change_count', '1') "
+            # Whatever stands there: an error would be taken for one of the commit that is being applied.
+            "ON CONFLICT DO UPDATE SET value = "
+            f"(least(coalesce(TRY_CAST(value AS BIGINT), 0), {_MOST}) + 1)::VARCHAR",
+        )
+
+    def publish(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Note that all changes until now must be found from now on: the journal does not hold them."""
+        # A kill in the middle leaves a number that is too small, or none: then less is noticed, and nothing wrong said.
+        with contextlib.suppress(OSError):
+            replace_plain(self._path, str(self._counted(con)).encode())
+
+    def missing(self, con: duckdb.DuckDBPyConnection) -> int:
+        """How many changes the catalog lacks."""
+        return max(0, self._published() - self._counted(con))
+
+    def accept(self, con: duckdb.DuckDBPyConnection, missing: int) -> None:
+        """Note in the catalog, in a transaction of its own, that it lacks some, so that they are noticed once."""
+        con.execute("BEGIN")
+        try:
+            con.execute("INSERT INTO dropped VALUES ('', ?, ?, ?)", [LOST, missing, now_naive()])
+            con.execute(
+                "INSERT INTO nirs_store_meta VALUES ('change_count', ?) "
+                "ON CONFLICT DO UPDATE SET value = excluded.value",
+                [str(self._published())],
+            )
+            con.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):  # the failing statement may have ended it itself
+                con.execute("ROLLBACK")
+            raise
+
+    def _counted(self, con: duckdb.DuckDBPyConnection) -> int:
+        rows = execute(con, "SELECT value FROM nirs_store_meta WHERE key = 'change_count'").fetchall()
+        return _number(str(rows[0][0])) if rows else 0
+
+    def _published(self) -> int:
+        try:
+            return _number(read_plain(self._path).decode())
+        except (OSError, ValueError):
+            return 0
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < len(str(_MOST)) else 0
+
+
+def warn_of_missing(layout: Layout, missing: int) -> None:
+    """Warn that a catalog lacks so many changes."""
+    warnings.warn(
+        f"{layout.catalog} lacks at least {missing} changes that were made in it: its log ({layout.wal.name}) was cut "
+        "or removed, or the file was replaced by an older one. Commits that are still in the journal are applied "
+        "again; deletions, files, evaluations and settings since then are lost. Compare with a backup; `nirs-store "
+        "check` says what no longer fits.",
+        stacklevel=7,
+    )
+
+
+# -- Which computer uses a workspace on a network file system: it leaves its name in ``journal/machine``.
+
 
 _PATIENCE = 1.0
 _POLL = 0.005
@@ -244,3 +332,68 @@ def _is_own(path: Path) -> bool:
     with contextlib.suppress(OSError):
         return (_read(path) or {}).get("file") == os.lstat(path).st_ino
     return False
+
+
+def read_settings(con: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """All settings by name."""
+    return {row["key"]: row["value"] for row in Table(con, "settings").where("key")}
+
+
+def put_setting(con: duckdb.DuckDBPyConnection, name: str, value: Any) -> None:
+    """Set one setting inside the caller's transaction."""
+    Table(con, "settings").insert([{"key": name, "value": value, "changed_at": now_naive()}], "OR REPLACE")
+
+
+def drop_setting(con: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Go back to the default inside the caller's transaction."""
+    Table(con, "settings").delete(key=name)
+
+
+class SettingsMirror:
+    """The file beside the catalog, read again when it has changed."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._stamp: tuple[int, int, int] | None = None
+        self._values: dict[str, Any] = {}
+
+    def current(self) -> Mapping[str, Any]:
+        """Return the settings as they are now, whichever process set them."""
+        try:
+            found = self._layout.settings.stat()
+            stamp = (found.st_mtime_ns, found.st_ino, found.st_size)
+            if stamp != self._stamp:
+                self._values = self._read()
+                self._stamp = stamp
+        except FileNotFoundError:
+            self._stamp, self._values = None, {}
+        return self._values
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            values = json.loads(read_plain(self._layout.settings))
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, RecursionError) as error:
+            values = error
+        if not isinstance(values, dict):
+            raise CatalogDamaged(
+                f"{self._layout.settings} cannot be read, so the guard rules are unknown. Nothing was "
+                "recorded. Remove the file and run any query: the catalog then restores it."
+            )
+        return values
+
+    def reconcile(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Make the file say what the catalog says; the lease is held."""
+        values = read_settings(con)
+        try:
+            same = dict(self.current()) == values
+        except CatalogDamaged:
+            same = False
+        if same:
+            return
+        if values:
+            write_file(self._layout.settings, json.dumps(values, indent=1).encode())
+        else:
+            remove_file(self._layout.settings, missing_ok=True)
+        self._stamp = None

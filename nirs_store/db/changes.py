@@ -1,4 +1,4 @@
-"""Changes of state that travel in commits, and what they delete: completing, failing, rolling back; and the audit trail.
+"""Changes of state that travel in commits, and what they delete; and the audit trail in the catalog.
 
 Called with the lease held alone, inside the caller's transaction.
 """

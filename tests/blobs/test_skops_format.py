@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import SplineTransformer
 from sklearn.svm import SVR
 
-from nirs_store.blobs import serializers as trusted
+from nirs_store.blobs import trusted
 from nirs_store.blobs.serializers import dumps_skops, loads_skops, normalise_skops, untrusted_types
 from nirs_store.blobs.trusted import TRUSTED_GROUP, configuration_file
 from nirs_store.errors import SerializationError

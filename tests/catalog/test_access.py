@@ -16,6 +16,7 @@ from storekit import begin, commit_rows, let_go, predict, prediction, segments, 
 
 from nirs_store.db import database as access_module
 from nirs_store.db import database as opened_module
+from nirs_store.db import migrations
 from nirs_store.db import lock as lock_module
 from nirs_store.errors import InvalidInput, ReadOnlyStore, StoreBusy, StoreClosed, WriteFailed
 from nirs_store.store import WorkspaceStore
@@ -52,11 +53,11 @@ def test_a_loop_of_queries_opens_the_file_once(
     store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[bool] = []
-    real = opened_module.open_catalog
+    real = migrations.open_catalog
     let_go(store)
     monkeypatch.setattr(access_module, "LINGER", 5.0)
     monkeypatch.setattr(
-        opened_module, "open_catalog", lambda *a, **k: (opened.append(k["read_only"]), real(*a, **k))[1]
+        migrations, "open_catalog", lambda *a, **k: (opened.append(k["read_only"]), real(*a, **k))[1]
     )
     for _ in range(10):
         store.list_runs()

@@ -16,8 +16,8 @@ from storekit import begin, commit_rows, let_go, predict, prediction, segments, 
 
 from nirs_store.db import database as access_module
 from nirs_store.db import database as opened_module
-from nirs_store.db import migrations
 from nirs_store.db import lock as lock_module
+from nirs_store.db import migrations
 from nirs_store.errors import InvalidInput, ReadOnlyStore, StoreBusy, StoreClosed, WriteFailed
 from nirs_store.store import WorkspaceStore
 

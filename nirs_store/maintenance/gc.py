@@ -380,7 +380,8 @@ def _collect_in_one_change(
         gone = delete_unreferenced(con, wanted, list(plan.expired_references), sorted(claimed))
         left = all_paths(con)
         paths = {each.artifact_id: each.artifact_path for each in plan.artifacts if each.artifact_id in gone}
-        condemned = {ident: path for ident, path in paths.items() if path in plan.files and path not in left}
+        kept = claimed.union(left)
+        condemned = {ident: path for ident, path in paths.items() if path in plan.files and path not in kept}
         collector.condemn(condemned)
         if only is None or gone:
             facts = {"artifacts": gone[:_LISTED], "count": len(gone), "bytes": plan.bytes}

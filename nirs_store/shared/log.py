@@ -99,7 +99,7 @@ class SharedLog:
         self._library = library
         # Where a replica that is built for a comparison stops; the server is not told of it.
         self._until = until
-        self._changer = Server(server.address)
+        self.changer = Server(server.address)
         # Under which name each claim of this process lives on the server, and how one that ended begins again.
         self.holders: dict[str, str] = {}
         self.renewals: dict[str, Callable[[], bool]] = {}
@@ -117,7 +117,7 @@ class SharedLog:
         self._watch()
 
     def _watch(self) -> None:
-        for server in (self.server, self._changer):
+        for server in (self.server, self.changer):
             server.on_connect[""] = self._compare
 
     def _compare(self, con: Connection) -> None:
@@ -172,7 +172,7 @@ class SharedLog:
             try:
                 return work(self._change._con)
             except psycopg.Error as error:
-                raise self._changer.explain(error) from error
+                raise self.changer.explain(error) from error
         return self.server.run(work)
 
     def _append(self, txid: str, session: str, claim: str, body: bytes) -> tuple[int, int]:
@@ -229,7 +229,7 @@ class SharedLog:
             if position is not None and position.number >= self._seen and self._asked:
                 note_as_of(self._layout, self._asked)
         if self._change is None and time.monotonic() - self._changed > _IDLE:
-            self._changer.drop()
+            self.changer.drop()
         if position is not None and time.monotonic() >= self._say_again:
             self._say_again = time.monotonic() + _SAY_EVERY
             with contextlib.suppress(NirsStoreError):  # for people to look at, no more
@@ -415,12 +415,12 @@ class SharedLog:
             catch_up()
         patience = self.server.address.patience
         try:
-            change = self._changer.run(self._begin, patience=patience)
+            change = self.changer.run(self._begin, patience=patience)
         except SessionEnded:
             # A change may refer to what was claimed before it, as a commit does.
             if not all(renew() for renew in list(self.renewals.values())):
                 raise
-            change = self._changer.run(self._begin, patience=patience)
+            change = self.changer.run(self._begin, patience=patience)
         self._holder, self._change = threading.get_ident(), change
         try:
             while (position := self._position) is not None and position.number < change.head:
@@ -455,7 +455,7 @@ class SharedLog:
             with contextlib.suppress(psycopg.Error):  # a connection that is lost has rolled back
                 con.rollback()
             raise
-        return _SharedChange(self, self._changer, con, int(head), int(version))
+        return _SharedChange(self, self.changer, con, int(head), int(version))
 
     def sweep_tmp(self, alive: Container[str]) -> None:
         """Sweep the replica's temporary folder."""
@@ -464,12 +464,12 @@ class SharedLog:
 
     def close(self) -> None:
         """End the connections."""
-        for server in (self.server, self._changer):
+        for server in (self.server, self.changer):
             server.close()
 
     def after_fork_in_child(self) -> None:
         """Start again, with connections of its own."""
-        for server in (self.server, self._changer):
+        for server in (self.server, self.changer):
             server.after_fork_in_child()
         self._own.clear()
         self.holders, self.renewals = {}, {}

@@ -28,6 +28,8 @@ _LOCKED = (
     "AND (l.classid::bigint << 32 | l.objid::bigint) = h.lock_key)"
 )
 _ALIVE = f"SELECT h.holder FROM nirs_store.holders h WHERE h.ws = %s AND h.ended IS NULL AND {_LOCKED}"
+# Objects that a gc deletes in one transaction.
+_AT_ONCE = 100
 _DEAD = f"SELECT h.holder FROM nirs_store.holders h WHERE h.ws = %s AND h.ended IS NULL AND NOT {_LOCKED}"
 
 
@@ -107,18 +109,25 @@ class SharedCollector:
         self._log.in_change(lambda con: [con.execute(sql, row) for row in rows])
 
     def remove(self) -> int:
-        """Delete objects, then note that they are gone; repeating it is harmless: keys are not used again."""
-        server, ws = self._log.server, self._log.workspace_id
-        sql = "SELECT token, generation, key FROM nirs_store.keys WHERE ws = %s AND state = 'condemned'"
-        rows = server.run(lambda con: con.execute(sql, [ws]).fetchall())
-        for token, generation, key in rows:
-            self._backend.remove([key])
-            self._note_gone(token, generation)
-        return len(rows)
+        """Delete objects; repeating it is harmless: what was given up is not used, or not given up any more."""
+        # Noted as gone first, in a transaction that ends after the deletion: who registers a file under the same name
+        # waits for it, and finds the file gone.
+        sql = (
+            "SELECT key, nirs_store.key_gone(ws, token, generation) FROM (SELECT * FROM nirs_store.keys "
+            "WHERE ws = %s AND state = 'condemned' ORDER BY key LIMIT %s) AS k"
+        )
 
-    def _note_gone(self, token: str, generation: int) -> None:
-        params = [self._log.workspace_id, token, generation]
-        self._log.server.run(lambda con: con.execute("SELECT nirs_store.key_gone(%s, %s, %s)", params))
+        def work(con: Connection) -> list[str]:
+            with con.transaction():
+                rows = con.execute(sql, [self._log.workspace_id, _AT_ONCE]).fetchall()
+                keys = [str(key) for key, mine in rows if mine]
+                self._backend.remove(keys)
+            return keys
+
+        removed = 0
+        while keys := self._log.changer.run(work):
+            removed += len(keys)
+        return removed
 
 
 class SharedClaim:

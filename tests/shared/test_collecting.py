@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import threading
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from storekit import Y_TRUE, begin, chain_of
 
 from nirs_store.db.session import Engine
-from nirs_store.errors import ArtifactMissing, SessionEnded, UnknownDataset
+from nirs_store.errors import ArtifactMissing, BlobMissing, SessionEnded, UnknownDataset
 from nirs_store.store import WorkspaceStore
 
 X = np.arange(12.0).reshape(4, 3) ** 1.5
@@ -291,3 +293,115 @@ def test_a_change_of_a_store_that_was_taken_for_dead_never_refers_to_what_was_gi
     one._engine.abort()
     again = machine("one").evaluations.record("model", "suite", 1.0, episodes=episodes)
     assert other.evaluations.episodes(again)["score"].to_list() == [1.0]
+
+
+def register(store: WorkspaceStore, artifact_id: str, content: bytes, path: str = "models/x.bin") -> None:
+    digest = hashlib.sha256(content).hexdigest()
+    store.register_existing_artifact(artifact_id, path, digest, "C", "model", "bytes", len(content))
+
+
+def write(store: WorkspaceStore, content: bytes, path: str = "models/x.bin") -> None:
+    store._engine.layout.blobs.put({path: content})
+
+
+def give_up(store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch, remove: Any) -> None:
+    """Collect, with another way to delete what was given up."""
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(store._engine.layout.blobs, "remove", remove)
+        collect(store)
+
+
+def dies(keys: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("artifact_id", "path"),
+    [("mine", "models/x.bin"), ("0" * 64, "models/x.bin"), ("mine", f"artifacts/ab/{'ab' * 32}.bin")],
+)
+def test_a_name_of_the_users_own_that_was_given_up_may_be_registered_again(
+    machine: Any, monkeypatch: pytest.MonkeyPatch, artifact_id: str, path: str
+) -> None:
+    one, other = machine("one"), machine("other")
+    write(one, b"old", path)
+    register(one, artifact_id, b"old", path)
+    one.close()
+    give_up(other, monkeypatch, dies)
+    assert other.get_artifact(artifact_id) is None
+    third = machine("third")
+    write(third, b"new", path)
+    register(third, "another", b"new", path)
+    third.flush()
+    assert collect(other) == 0
+    assert other.read_artifact("another") == b"new"
+    # It can be given up once more, and is then deleted.
+    third.close()
+    assert collect(other) == 1
+    assert other._engine.layout.blobs.stat(path) is None
+
+
+def test_a_file_that_is_remembered_and_was_given_up_is_kept_where_a_chain_names_it_again(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = machine("one"), machine("other")
+    write(one, b"old")
+    register(one, "mine", b"old")
+    _, pipeline_id = begin(other)
+    one.close()
+    other.get_artifact_path("mine")
+    give_up(machine("third"), monkeypatch, dies)
+    with contextlib.suppress(ArtifactMissing):
+        chain_of(other, pipeline_id, "mine")
+        other.flush()
+        collect(other)
+        assert other.read_artifact("mine") == b"old"
+
+
+def test_a_name_whose_file_is_just_being_deleted_is_registered_when_it_is_gone(
+    machine: Any, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    one, other = machine("one"), machine("other")
+    write(one, b"old")
+    register(one, "mine", b"old")
+    one.close()
+    third = machine("third")
+    begin(third)
+    third.flush()
+    found: list[BaseException] = []
+
+    def register_again() -> None:
+        try:
+            register(third, "mine", b"old")
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=register_again)
+    delete = other._engine.layout.blobs.remove
+
+    def while_another_registers(keys: Any) -> None:
+        if keys:
+            thread.start()
+            with psycopg.connect(database, autocommit=True) as con:
+                waiting = "SELECT 1 FROM pg_locks WHERE NOT granted"
+                while thread.is_alive() and con.execute(waiting).fetchone() is None:
+                    pass
+        delete(keys)
+
+    give_up(other, monkeypatch, while_another_registers)
+    thread.join()
+    assert [type(error) for error in found] == [BlobMissing]
+
+
+def test_a_file_that_another_registers_under_a_second_id_stays(machine: Any) -> None:
+    one, other = machine("one"), machine("other")
+    write(one, b"old")
+    register(one, "mine", b"old")
+    one.close()
+    begin(other)
+    other.flush()
+    with other.transaction():
+        register(other, "second", b"old")
+        assert collect(machine("third")) == 0
+    assert machine("third").read_artifact("second") == b"old"

@@ -262,7 +262,7 @@ def test_a_standby_that_lagged_is_not_gone_on_with(
         (changer, lambda: changer.retention.pin(run_id)),
     ):
         store._engine.journal.server.drop()
-        store._engine.journal._changer.drop()
+        store._engine.journal.changer.drop()
         with pytest.raises(ReplicaRefused, match="restored from an older state"):
             call()
         store._engine.abort()

@@ -2250,7 +2250,10 @@ class WorkspaceStore:
         GcResult
             Files and bytes removed, and the plan that was carried out.
         """
+        from nirs_store.files.output import remove_stray_copies
+
         result = gc.collect(self._engine, grace_seconds=grace_seconds, now=now)
+        remove_stray_copies(self._engine)
         self._forget()
         return result
 

@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left = []
     for item in items:
         of_a_folder, not_on = map(item.get_closest_marker, ("of_a_folder", "not_on"))
-        if kind is not None and not _in_contract(item):
+        if (kind is not None or _kind_of(item) in ("shared", "replicas")) and not _in_contract(item):
             left.append(item)
         elif of_a_folder is not None and _kind_of(item) in ("shared", "replicas"):
             item.add_marker(pytest.mark.skip(reason=f"of a folder: {of_a_folder.args[0]}"))
@@ -59,14 +59,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _in_contract(item: pytest.Item) -> bool:
     """Tell whether a test is about what any workspace does; blobs in memory or in a bucket are a folder's."""
-    given = getattr(item, "callspec", None)
-    blobs = given.params.get("each_backend", "local") if given else "local"
+    callspec = getattr(item, "callspec", None)
+    given = callspec.params if callspec else {}
+    fixtures = getattr(item, "fixturenames", ())
+    of_the_model = given.get("store") == "model_store" or (
+        "model_store" in fixtures and not {"workspace", "folder", "tmp_path"} & set(fixtures)
+    )
     where = (
         item.path.relative_to(Path(__file__).parent).as_posix()
         if item.path.is_relative_to(Path(__file__).parent)
         else ""
     )
-    return where.startswith(CONTRACT) and blobs == "local"
+    return where.startswith(CONTRACT) and given.get("each_backend", "local") == "local" and not of_the_model
 
 
 def _kind_of(item: pytest.Item) -> str:
@@ -181,10 +185,12 @@ def memory(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def crew(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+def crew(request: pytest.FixtureRequest, workspace_kind: str) -> Iterator[Callable[..., Any]]:
     """Starts other processes, and ends those that a test left running."""
     from storekit import Child
 
+    if workspace_kind in ("shared", "replicas"):
+        pytest.skip("of a folder: its other processes open the folder")
     if "each_backend" in request.fixturenames:
         request.getfixturevalue("local_blobs")
     started: list[Child] = []

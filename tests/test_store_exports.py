@@ -48,6 +48,7 @@ def test_a_run_as_yaml_with_its_pipelines_and_chains(store: WorkspaceStore, tmp_
     assert chain["wavelengths"] == [850.5, 852.0]
 
 
+@pytest.mark.everywhere
 def test_predictions_as_parquet_with_the_filters_of_a_query(store: WorkspaceStore, tmp_path: Path) -> None:
     run_id, pipeline_id = begin(store)
     for partition in ("val", "val", "test"):

@@ -128,6 +128,7 @@ def test_the_report_says_what_the_trash_keeps(store):
     assert (entry["until"] - entry["deleted_at"]).days == 30
 
 
+@pytest.mark.everywhere
 def test_parents_come_back_first_or_the_refusal_names_them(store):
     before, found = digests(store), ids(store)
     store.delete_prediction(found["prediction"])

@@ -36,6 +36,7 @@ from nirs_store.files.content import (
     table_format,
 )
 from nirs_store.files.names import check_member, placed
+from nirs_store.files.rows import unnamed
 from nirs_store.lazy import polars as pl
 from nirs_store.records import artifacts
 
@@ -354,6 +355,15 @@ def remove_copies(engine: Engine, hashes: Iterable[str]) -> None:
             _remove(folder)
         except OSError as error:
             raise write_error(folder, error) from error
+
+
+def remove_stray_copies(engine: Engine) -> None:
+    """Remove the copies here of contents that are gone; another computer can delete a version, not our copies."""
+    copies = _copies(engine)
+    if copies.is_dir():
+        # Listed first: a copy is made of a version that has its row.
+        there = {each.name for each in copies.iterdir()}
+        remove_copies(engine, engine.query(lambda con: unnamed(con, there)))
 
 
 def _copies(engine: Engine) -> Path:

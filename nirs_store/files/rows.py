@@ -353,7 +353,11 @@ def delete_versions(con: Connection, gone: Sequence[Row]) -> set[str]:
         """,
         [list({row["name"] for row in gone if row["is_latest"]})],
     )
-    hashes = {row["content_hash"] for row in gone} - {None}
+    return unnamed(con, {row["content_hash"] for row in gone} - {None})
+
+
+def unnamed(con: Connection, hashes: set[str]) -> set[str]:
+    """Return the hashes of contents that no version has."""
     sql = (
         "SELECT DISTINCT content_hash FROM file_versions WHERE content_hash IN (SELECT unnest(?::VARCHAR[]))"
     )

@@ -116,6 +116,7 @@ def test_a_version_brings_only_what_is_new_in_it(store: WorkspaceStore) -> None:
     np.testing.assert_array_equal(store.datasets.get("corn@v1").X, X)
 
 
+@pytest.mark.everywhere
 def test_a_selection_is_a_version_of_its_own_and_stores_no_spectra(store: WorkspaceStore) -> None:
     add(store)
     before = stored_bytes(store)

@@ -143,6 +143,7 @@ def test_files_are_exported_under_their_names(filled: WorkspaceStore, tmp_path: 
 # -- types ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.everywhere
 def test_a_type_is_declared_once_and_known_to_other_stores(store: WorkspaceStore) -> None:
     schema = {"type": "object", "required": ["lamp"], "properties": {"lamp": {"type": "integer"}}}
     store.files.declare_type("white_reference", "A white tile.", metadata_schema=schema)
@@ -295,6 +296,7 @@ def test_old_tests_go_and_recent_ones_stay(store: WorkspaceStore) -> None:
         store.files.cleanup_old_tests(keep_recent=-1)
 
 
+@pytest.mark.not_on("replicas", why="each computer removes its own copies at its next gc")
 def test_deleting_removes_blobs_that_nothing_else_holds(store: WorkspaceStore) -> None:
     store.files.put(b"shared", "a", type="log")
     store.files.put(b"shared", "b", type="log")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from storekit import blob_root
 
 from nirs_store.errors import InvalidInput, PathEscapes, SourceMissing
 from nirs_store.files import content as intake
@@ -205,7 +206,7 @@ def test_a_folder_with_a_name_that_is_no_text_is_refused(
     with pytest.raises(InvalidInput, match=r"^source: the name '\\udcff\.txt' .* Nothing was stored"):
         store.files.put(tmp_path / "source", "x", type="log")
     assert store.files.list().is_empty()
-    assert not [path for path in (store.workspace_path / "artifacts").rglob("*") if path.is_file()]
+    assert not [path for path in (blob_root(store) / "artifacts").rglob("*") if path.is_file()]
     assert not list((store.workspace_path / "journal" / "tmp").iterdir())
 
 

@@ -104,6 +104,7 @@ def test_what_is_stored_can_be_opened_by_any_program(store: WorkspaceStore) -> N
     assert blob("none") == TEXT
 
 
+@pytest.mark.everywhere
 def test_the_same_content_gives_the_same_blob(store: WorkspaceStore) -> None:
     for number, compression in enumerate(("gzip", "zip", "tar.gz", "zstd"), 1):
         for name in (f"{compression}/a.txt", f"{compression}/b.txt"):
@@ -244,6 +245,7 @@ def test_a_result_is_computed_once(store: WorkspaceStore) -> None:
 # -- many ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.everywhere
 def test_many_files_are_one_transaction(store: WorkspaceStore) -> None:
     items = [{"source": b"%d" % n, "name": f"e/{n}.txt", "episode": str(n)} for n in range(40)]
     versions = store.files.put_many(items, type="episode_data", model_id="m1")

@@ -9,5 +9,6 @@ import pytest
 
 
 @pytest.fixture
-def folder(empty: Path, memory: Path) -> Path:
-    return Path(shutil.copytree(empty, memory / "workspace"))
+def folder(workspace_kind: str, empty: Path, memory: Path) -> Path:
+    path = memory / "workspace"
+    return path if workspace_kind in ("shared", "replicas") else Path(shutil.copytree(empty, path))

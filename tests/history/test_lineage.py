@@ -117,6 +117,7 @@ def test_a_recorded_link_is_found_both_ways_and_not_doubled(store: WorkspaceStor
     assert json.loads(entry["details"])["sources"] == [f"prediction:{things.prediction}"]
 
 
+@pytest.mark.everywhere
 def test_circles_are_refused_noted_and_change_nothing(store: WorkspaceStore, things: Things) -> None:
     store.lineage.link(things.prediction, things.run2)
     for source, target in (

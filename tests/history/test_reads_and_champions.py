@@ -51,6 +51,7 @@ def test_reads_are_noted_once_asked_for_and_by_every_process(tmp_path: Path) -> 
             store.audit.switch(False, reads=True)
 
 
+@pytest.mark.everywhere
 def test_a_champion_is_set_by_its_score_alone(tmp_path: Path) -> None:
     with WorkspaceStore(tmp_path / "ws") as store:
         store.evaluations.record("old", "harvest", {"rmse": 0.9}, metric="rmse", better="lower")

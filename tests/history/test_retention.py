@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 import pytest
 from historykit import put_row
-from storekit import begin, chain_of, prediction
+from storekit import begin, blob_root, chain_of, prediction
 
 from nirs_store import WorkspaceStore
 from nirs_store.errors import InvalidInput, UnknownId
@@ -158,7 +158,7 @@ def test_of_a_chain_the_models_go_and_the_scores_stay(
     result = store.retention.execute(plan, now=True)
     assert (result.taken, result.files, result.bytes) == (2, 2, plan.bytes)
     assert chains(store) == [three[1]]
-    assert len(list((folder / "artifacts").rglob("*.joblib"))) == 1
+    assert len(list((blob_root(store) / "artifacts").rglob("*.joblib"))) == 1
     assert store.query_predictions().height == 3
     assert store.check().ok
     (entry,) = store.audit.query("retention").to_dicts()
@@ -323,6 +323,7 @@ def test_a_file_keeps_the_run_that_made_it(store: WorkspaceStore, three: Sequenc
 # -- the policy in the workspace -----------------------------------------------------------------------
 
 
+@pytest.mark.everywhere
 def test_a_policy_is_kept_in_the_workspace(folder: Path) -> None:
     policy = (
         keep_top_k(3, "rmse", per=["model", "dataset"]) | keep_recent(5, on="run") | limit(max_bytes=10**9)

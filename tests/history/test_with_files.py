@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+from storekit import blob_root
 
 from nirs_store import WorkspaceStore
 from nirs_store.errors import ForbiddenContent
 from nirs_store.history.policy import keep_top_k, limit
 
 
-def test_what_is_said_of_a_file_goes_past_the_guard(store: WorkspaceStore, folder: Path) -> None:
+def test_what_is_said_of_a_file_goes_past_the_guard(store: WorkspaceStore) -> None:
     store.audit.guard.forbid(keys=["mrn"], patterns=["secret-[0-9]"])
     for name, about in (
         ("a.txt", {"metadata": {"deep": [{"MRN": 1}]}}),
@@ -29,7 +30,7 @@ def test_what_is_said_of_a_file_goes_past_the_guard(store: WorkspaceStore, folde
     assert failed.height == 5
     assert re.search(r"secret-\d", str(failed.to_dicts())) is None
     assert store.files.list()["name"].to_list() == ["a.txt"]
-    assert len([path for path in (folder / "artifacts").rglob("*") if path.is_file()]) == 1
+    assert len([path for path in (blob_root(store) / "artifacts").rglob("*") if path.is_file()]) == 1
 
 
 def test_versions_that_go_leave_the_rest_of_their_series_in_order(

@@ -33,8 +33,9 @@ def model_store() -> ModelStore:
 
 
 @pytest.fixture
-def workspace(folder: Path, empty: Path) -> Iterator[WorkspaceStore]:
-    shutil.copytree(empty, folder)
+def workspace(workspace_kind: str, folder: Path, empty: Path) -> Iterator[WorkspaceStore]:
+    if workspace_kind in ("folder", "objects"):
+        shutil.copytree(empty, folder)
     with WorkspaceStore(folder) as store:
         yield store
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,11 @@ CV = KFold(3)
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspaceStore]:
-    with WorkspaceStore(tmp_path_factory.mktemp("flows") / "workspace") as opened:
+def store(
+    tmp_path_factory: pytest.TempPathFactory, folder_of_module: Callable[[], AbstractContextManager[None]]
+) -> Iterator[WorkspaceStore]:
+    folder = tmp_path_factory.mktemp("flows") / "workspace"
+    with folder_of_module(), WorkspaceStore(folder) as opened:
         yield opened
 
 

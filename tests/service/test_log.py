@@ -88,6 +88,7 @@ def test_what_is_logged_by_default(fat: WorkspaceStore, recorded: Recorded, tmp_
             other.predict(NEW, log=True)
 
 
+@pytest.mark.of_a_folder("it counts the files of the journal")
 def test_one_call_is_one_commit_and_a_replay_costs_none(fat: WorkspaceStore, recorded: Recorded) -> None:
     many = np.tile(NEW, (200, 1))
     fat.predict("fat", many[:1], on_outlier="ignore")
@@ -180,6 +181,7 @@ def _log(folder: Path, worker: int, calls: int) -> None:
             store.predict("fat", NEW, sample_ids=names, on_outlier="ignore")
 
 
+@pytest.mark.of_a_folder("its other processes open the folder")
 @pytest.mark.parametrize("processes", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_processes_log_at_once_and_nothing_is_lost(
     fat: WorkspaceStore, recorded: Recorded, processes: int
@@ -229,6 +231,7 @@ def test_measurements_of_no_calibration_are_not_zero_rows(
 # -- Reference values.
 
 
+@pytest.mark.everywhere
 def test_replicates_are_combined_and_corrections_keep_their_history(store: WorkspaceStore) -> None:
     first, second = store.references.add(
         4711, [18.0, 19.0], target="fat", lab="north", measured_at="2026-03-01"
@@ -394,6 +397,7 @@ def _race(folder: Path, gate: Any, reference_ids: list[str], worker: int, said: 
                     said.put((turn, number, False))
 
 
+@pytest.mark.of_a_folder("its other processes open the folder")
 def test_of_two_that_decide_at_once_one_wins(store: WorkspaceStore, recorded: Recorded) -> None:
     turns = 6
     ids = store.references.add("s", [float(turn) for turn in range(turns)], target="fat")

@@ -632,6 +632,7 @@ def test_a_challenger_is_compared_with_each_reported_version(fat: WorkspaceStore
 
 
 @pytest.mark.parametrize("task", ["binary_classification", "multiclass_classification"])
+@pytest.mark.of_a_folder("it alters the file of the catalog")
 def test_no_classifier_takes_a_correction(store: WorkspaceStore, recorded: Recorded, task: str) -> None:
     store.close()
     alter(
@@ -673,6 +674,7 @@ def test_a_single_measurement_is_told_in_the_singular(fat: WorkspaceStore) -> No
         fat.calibrations.correct("fat", ["one", "two"])
 
 
+@pytest.mark.of_a_folder("it alters the file of the catalog")
 def test_a_correction_that_older_versions_share_ends_for_one_alone(
     fat: WorkspaceStore, recorded: Recorded
 ) -> None:

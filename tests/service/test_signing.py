@@ -71,6 +71,7 @@ TAMPERED: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize(("change", "words"), TAMPERED.values(), ids=list(TAMPERED))
+@pytest.mark.of_a_folder("it alters the file of the catalog")
 def test_tampering_is_found(recorded: Recorded, change: str, words: str) -> None:
     with WorkspaceStore(recorded.folder) as store:
         version_id = signed(store, recorded)
@@ -125,6 +126,7 @@ def test_a_correction_is_signed_with_its_version(store: WorkspaceStore, recorded
     }
 
 
+@pytest.mark.of_a_folder("it alters the file of the catalog")
 def test_a_signature_does_not_count_for_another_version(recorded: Recorded) -> None:
     with WorkspaceStore(recorded.folder) as store:
         signed(store, recorded)
@@ -238,6 +240,7 @@ def test_a_version_outlives_its_chain_as_a_record(store: WorkspaceStore, recorde
     assert not store.check().of_kind("calibration_gone")
 
 
+@pytest.mark.of_a_folder("it alters the file of the catalog")
 def test_check_names_an_alias_of_nothing(recorded: Recorded) -> None:
     with WorkspaceStore(recorded.folder) as store:
         store.calibrations.register("fat", recorded.first, alias="production")

@@ -30,6 +30,7 @@ from nirs_store.errors import (
 )
 
 
+@pytest.mark.everywhere
 def test_versions_count_up_and_keep_what_was_known(store: WorkspaceStore, recorded: Recorded) -> None:
     first = store.calibrations.register(
         "fat in meat", recorded.first[-8:], scope={"range": (0, 60)}, note="pilot"
@@ -186,6 +187,7 @@ def test_a_name_that_could_be_a_part_of_an_id_is_never_guessed(
     assert store.get_chain(f"{name}@production")["chain_id"] == recorded.first  # type: ignore[index]
 
 
+@pytest.mark.everywhere
 def test_an_alias_moves_with_history_and_audit(store: WorkspaceStore, recorded: Recorded) -> None:
     calibrations = store.calibrations
     calibrations.register("fat", recorded.first, alias="production")
@@ -216,6 +218,7 @@ def test_an_alias_moves_with_history_and_audit(store: WorkspaceStore, recorded: 
         calibrations.set_alias("fat", "production", "other@v1")
 
 
+@pytest.mark.of_a_folder("it alters the file of the catalog")
 def test_the_last_move_counts_whatever_the_clocks_say(recorded: Recorded) -> None:
     with WorkspaceStore(recorded.folder) as store:
         store.calibrations.register("fat", recorded.first, alias="production")

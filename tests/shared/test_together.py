@@ -45,6 +45,17 @@ def test_a_chain_is_replayed_where_it_was_not_fitted(machine: Any) -> None:
     np.testing.assert_array_equal(other.replay_chain(chain_id, X), model.predict(X))
 
 
+def test_a_gc_removes_the_copies_here_of_files_that_another_computer_deleted(machine: Any) -> None:
+    one, other = machine("one"), machine("other")
+    for name in ("gone", "kept"):
+        one.files.put(name.encode() * 1000, name, type="log", compression="gzip")
+    gone, kept = (other.files.path(name) for name in ("gone", "kept"))
+    one.files.delete("gone")
+    assert gone.exists()
+    other.gc_artifacts()
+    assert (gone.parent.exists(), kept.read_bytes()) == (False, b"kept" * 1000)
+
+
 # -- direct changes --------------------------------------------------------------------------------
 
 

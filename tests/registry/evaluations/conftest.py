@@ -11,17 +11,10 @@ import pytest
 from nirs_store import WorkspaceStore
 
 
-@pytest.fixture(scope="session")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty workspace to be copied: making one takes longer."""
-    folder = tmp_path_factory.mktemp("empty") / "workspace"
-    WorkspaceStore(folder).close()
-    return folder
-
-
 @pytest.fixture
-def folder(empty: Path, memory: Path) -> Path:
-    return Path(shutil.copytree(empty, memory / "workspace"))
+def folder(workspace_kind: str, empty: Path, memory: Path) -> Path:
+    path = memory / "workspace"
+    return path if workspace_kind in ("shared", "replicas") else Path(shutil.copytree(empty, path))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import LogisticRegression
+from storekit import blob_root
 
 from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
 from nirs_store.errors import ForbiddenContent, InvalidInput, ReadOnlyStore, ShapeMismatch, UnknownId
@@ -81,6 +82,7 @@ def test_a_table_may_come_as_list_polars_pandas_or_arrow_and_is_stored_once(
     assert store.evaluations.samples(first) is None
 
 
+@pytest.mark.everywhere
 def test_gc_keeps_a_table_until_its_evaluation_is_deleted(store: WorkspaceStore) -> None:
     made = store.evaluations.record("a", "s", 0.5, episodes=EPISODES)
     assert store.gc_artifacts(grace_seconds=0) == 0
@@ -159,7 +161,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspaceSto
     with WorkspaceStore(tmp_path_factory.mktemp("untouched") / "ws") as store:
         yield store
         assert store.evaluations.list().height == 0
-        assert list((store.workspace_path / "artifacts").rglob("*.parquet")) == []
+        assert list((blob_root(store) / "artifacts").rglob("*.parquet")) == []
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,7 @@ def test_bad_input_is_refused_audited_and_changes_nothing(
     assert untouched.evaluations.list().height == 0
     noted = untouched.audit.query(operation="record_evaluation")
     assert noted["success"].to_list()[before:] == [False]
-    assert list((untouched.workspace_path / "artifacts").rglob("*.parquet")) == []
+    assert list((blob_root(untouched) / "artifacts").rglob("*.parquet")) == []
 
 
 def test_an_unknown_chain_or_run_and_a_second_use_of_an_id_are_refused(store: WorkspaceStore) -> None:
@@ -207,7 +209,7 @@ def test_an_unknown_chain_or_run_and_a_second_use_of_an_id_are_refused(store: Wo
         store.evaluations.record("b", "s", 2.0, evaluation_id="e", episodes=EPISODES)
     with pytest.raises(InvalidInput, match="'higher' is better for 'score'"):
         store.evaluations.record("b", "s", 2.0, better="lower", episodes=EPISODES)
-    assert list((store.workspace_path / "artifacts").rglob("*.parquet")) == []
+    assert list((blob_root(store) / "artifacts").rglob("*.parquet")) == []
     assert store.evaluations.list()["model_id"].to_list() == ["a"]
 
 
@@ -230,6 +232,7 @@ def values(store: WorkspaceStore, *scores: float, metric: str = "score", **more:
         store.evaluations.record(f"m{number}", "s", {metric: score}, evaluation_id=f"e{number}", **more)
 
 
+@pytest.mark.everywhere
 def test_the_best_becomes_champion_and_tells_whom_it_followed(store: WorkspaceStore) -> None:
     book = store.evaluations
     book.record("base", "s", {"global_score": 0.82, "time": 3.0}, success_rate=0.88)
@@ -312,6 +315,7 @@ def ranks(store: WorkspaceStore, **of: Any) -> list[tuple[int, str]]:
     return store.evaluations.champions("s", **of).select("rank", "evaluation_id").rows()
 
 
+@pytest.mark.everywhere
 def test_ranks_close_up_when_the_champion_is_deleted(store: WorkspaceStore) -> None:
     book = store.evaluations
     values(store, 0.1, 0.4, 0.3, 0.2)  # crowned one after another: e0, e1

@@ -18,6 +18,8 @@ from benchmarks.paths import VENVS
 PINNED = {"mlflow": "mlflow==3.17.2", "nirs4all": "nirs4all==1.4.10"}
 _SAME = ("numpy", "scikit-learn", "joblib", "psutil")
 _ALSO = ("polars", "pyarrow")
+# MLflow with PostgreSQL and S3 is measured beside a shared workspace.
+_SERVERS = ("psycopg2-binary", "boto3")
 
 
 def python_of(peer: str) -> Path | None:
@@ -43,7 +45,8 @@ def make_environments(peers: list[str]) -> None:
         venv.create(folder, with_pip=True)
         same = [f"{name}=={version(name)}" for name in _SAME]
         subprocess.run(
-            [_python(folder), "-m", "pip", "install", "--quiet", PINNED[peer], *same, *_ALSO], check=True
+            [_python(folder), "-m", "pip", "install", "--quiet", PINNED[peer], *same, *_ALSO, *_SERVERS],
+            check=True,
         )
 
 

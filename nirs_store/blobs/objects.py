@@ -38,6 +38,7 @@ _THREADS = 8
 _CHANGED_OFTEN = 5
 # So long the trash is left alone after an object store did not answer.
 _REST = 60.0
+_ONE_BLOB = re.compile(r"artifacts/[0-9a-f]{2}/[0-9a-f]{64}\.")
 _HASH = re.compile(r"artifacts/[0-9a-f]{2}/([0-9a-f]{64})(?:~[0-9]{1,6})?\.[a-z0-9_-]+")
 
 
@@ -398,8 +399,10 @@ class ObjectBlobs:
 
     def _walk(self, prefix: str) -> Iterator[tuple[str, ObjectMeta, bool]]:
         """List objects: key, meta, and whether it is the object of that key; other names come as they are."""
-        # A bucket may have been emptied since it was looked at.
-        self._look_at_owner(again=True)
+        # A bucket may have been emptied since it was looked at, and then all would count as lost. Who looks for one
+        # blob is about to save it, and would wait two answers longer for each.
+        if _ONE_BLOB.fullmatch(prefix) is None:
+            self._look_at_owner(again=True)
         waiting = self._names.all_waiting()
         for meta in self._bucket.list(name_of(prefix)):
             found = key_of(meta["path"])

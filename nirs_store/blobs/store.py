@@ -359,7 +359,8 @@ class BlobStore:
         if self.backend.far and self.is_intact(key, digest, len(data)):
             return
         self.backend.put({key: data})
-        self._remember_put(key, digest)
+        if not self.backend.far:
+            self._remember_put(key, digest)
 
     def _remember_put(self, key: str, digest: str) -> None:
         # A gc may set it aside in this moment; being claimed, it comes back, and is then looked at again.

@@ -333,6 +333,11 @@ class Recorder:
                     if not self._in_hand[token]:
                         del self._in_hand[token]
 
+    def holds(self, token: str) -> bool:
+        """Tell whether a row that waits for its commit holds a blob, which nobody deletes while it does."""
+        with self._mutex:
+            return token in self._held()
+
     def release_claims(self) -> None:
         """Give claims up whose rows went into the catalog past the buffer, unless the buffer needs others."""
         with self._mutex:
@@ -422,11 +427,11 @@ class Recorder:
     def _release_claims(self) -> None:
         if not self._claim.exists:
             return
-        keep = set(self._in_hand)
-        for units in (self._units, *self._in_transactions.values()):
-            for unit in units:
-                keep |= unit.blobs
-        self._claim.clear(keep)
+        self._claim.clear(self._in_hand.keys() | self._held())
+
+    def _held(self) -> set[str]:
+        units = [unit for each in (self._units, *self._in_transactions.values()) for unit in each]
+        return set().union(*(unit.blobs for unit in units))
 
 
 def _merged(units: list[Buffer]) -> Buffer:

@@ -10,6 +10,7 @@ import stat
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import bucketkit
 import pytest
 from bucketkit import Proxy, Seen
+from storekit import begin, chain_of
 
 from nirs_store.blobs import bucket as bucket_module
 from nirs_store.blobs import objects
@@ -25,7 +27,14 @@ from nirs_store.blobs.bucket import Bucket, parse_place
 from nirs_store.blobs.copies import Copies
 from nirs_store.blobs.objects import ObjectBlobs, key_of, name_of
 from nirs_store.blobs.store import BlobStore, blob_key
-from nirs_store.errors import BlobCorrupt, BlobUnreadable, InvalidInput, SharedStoreUnreachable
+from nirs_store.errors import (
+    ArtifactMissing,
+    BlobCorrupt,
+    BlobUnreadable,
+    InvalidInput,
+    SharedStoreUnreachable,
+)
+from nirs_store.store import WorkspaceStore
 
 DATA = bytes(range(256)) * 400
 HASH = hashlib.sha256(DATA).hexdigest()
@@ -673,3 +682,25 @@ def test_a_forked_child_is_told_instead_of_waiting_for_ever(blobs: ObjectBlobs) 
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert read(blobs) == DATA
+
+
+def test_a_new_artifact_costs_three_requests_and_one_that_is_gone_is_missed(
+    proxy: Proxy, tmp_path: Path
+) -> None:
+    with WorkspaceStore(tmp_path / "ws", blobs=bucketkit.address(proxy.port)) as store:
+        _, pipeline_id = begin(store)
+        first = store.save_artifact([0.0], "builtins.list", "model", "joblib")
+        store.flush()
+        proxy.seen.clear()
+        with store.transaction():
+            saved = [store.save_artifact([float(n)], "builtins.list", "model", "joblib") for n in (1, 2, 3)]
+            store._engine.blobs.wait()
+            for artifact_id in saved:
+                chain_of(store, pipeline_id, artifact_id)
+        store.flush()
+        kinds = Counter("list" if "list-type" in seen.path else seen.method for seen in proxy.seen)
+        # Whether another format gave the same bytes, whether the object is there, and the object.
+        assert kinds == {"list": 3, "HEAD": 3, "PUT": 3}
+        store._engine.layout.blobs._bucket.delete([name_of(blob_key(first, "joblib"))])  # type: ignore[attr-defined]
+        with pytest.raises(ArtifactMissing, match="gone"):
+            chain_of(store, pipeline_id, first)

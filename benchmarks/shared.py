@@ -455,23 +455,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-shared-") as name, ExitStack() as stack:
         Path(name).chmod(0o755)  # PostgreSQL may run as another user
         bench = Bench(given, Path(name), stack)
-        for number in range(given.rounds):
-            for figure, measure in {
-                "s1": lambda: bench.s1(given.times),
-                "s2": lambda: bench.s2(5 * given.times),
-                "s4": bench.s4,
-                "s7": lambda: bench.s7(4 * given.times),
-            }.items():
-                if figure in given.only:
-                    measure()
-                    print(f"round {number + 1}: {figure}, {time.monotonic() - begin:.0f} s", file=sys.stderr)
-        if "s3" in given.only:
-            bench.s3(3.0)
-            print(f"s3, {time.monotonic() - begin:.0f} s", file=sys.stderr)
-        if "s5" in given.only:
-            bench.s5_s6(1_000_000 if given.full else 100_000)
-        bench.table.rows = dict(sorted(bench.table.rows.items(), key=lambda item: item[0][:2]))
-        bench.table.show()
+        try:
+            for number in range(given.rounds):
+                for figure, measure in {
+                    "s1": lambda: bench.s1(given.times),
+                    "s2": lambda: bench.s2(5 * given.times),
+                    "s4": bench.s4,
+                    "s7": lambda: bench.s7(4 * given.times),
+                }.items():
+                    if figure in given.only:
+                        measure()
+                        print(
+                            f"round {number + 1}: {figure}, {time.monotonic() - begin:.0f} s", file=sys.stderr
+                        )
+            if "s3" in given.only:
+                bench.s3(3.0)
+                print(f"s3, {time.monotonic() - begin:.0f} s", file=sys.stderr)
+            if "s5" in given.only:
+                bench.s5_s6(1_000_000 if given.full else 100_000)
+        finally:  # what is known is shown also when the rest is broken off
+            bench.table.rows = dict(sorted(bench.table.rows.items(), key=lambda item: item[0][:2]))
+            bench.table.show()
     print(f"{time.monotonic() - begin:.0f} s in all", file=sys.stderr)
 
 

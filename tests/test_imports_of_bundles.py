@@ -19,7 +19,7 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 
 from nirs_store import WorkspaceStore, load_bundle, load_tecator, record_cross_validation
-from nirs_store.blobs import serializers as trusted
+from nirs_store.blobs import trusted
 from nirs_store.blobs.trusted import CHEMOTOOLS
 from nirs_store.bundle import inspect_bundle
 from nirs_store.bundle import transfer as imports

@@ -202,8 +202,10 @@ def test_the_same_bytes_are_written_once_and_verified_once(
     for _ in range(3):
         assert not is_written(store, DATA, "joblib")
         assert not is_written(other, DATA, "joblib")
-    # Another process may have put it a moment ago: it is made durable before it counts.
-    assert (hashed, synced) == ([KEY], [KEY])
+    # Another process may have put it a moment ago: it is made durable before it counts. An object store is not asked
+    # about what was just put, so the first store reads it once as well.
+    times = 2 if backend.far else 1
+    assert (hashed, synced) == ([KEY] * times, [KEY] * times)
 
 
 def test_as_many_verified_blobs_are_remembered_as_were_used_last(

@@ -268,7 +268,7 @@ def _weights(chain: Mapping[str, Any], models: Mapping[str | None, Operator]) ->
 
 
 def _split_targets(steps: list[Step]) -> tuple[list[Step], list[Step]]:
-    """Part the target steps: those shared by all folds, and from the first private one onwards."""
+    """Split the target steps: those shared by all folds, and from the first private one onwards."""
     # A shared step that comes after a private one has to be undone before it, hence for each fold.
     for position, step in enumerate(steps):
         if step.sources is not None:

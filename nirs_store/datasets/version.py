@@ -30,7 +30,7 @@ def check_name(name: object) -> str:
 
 
 def parse_reference(reference: str) -> tuple[str, int | None]:
-    """Part ``corn@v2`` into name and number; the number is None for the newest."""
+    """Split ``corn@v2`` into name and number; the number is None for the newest."""
     name, at, version = reference.rpartition("@")
     if not at or version == "latest":
         return (name if at else reference), None

@@ -436,8 +436,8 @@ def _parts(
         "n": pl.Int64, "bias": pl.Float64, "bias_limit": pl.Float64, "sep": pl.Float64, "rmsep": pl.Float64,
         "verdict": pl.String,
     }  # fmt: skip
-    table_ = pl.DataFrame(rows, schema=schema, orient="row")
-    return table_.with_columns(pl.col(pl.Float64).fill_nan(None))
+    result = pl.DataFrame(rows, schema=schema, orient="row")
+    return result.with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 def _sel(pairs: pl.DataFrame) -> tuple[float, int]:

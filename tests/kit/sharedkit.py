@@ -20,7 +20,7 @@ from nirs_store.store import WorkspaceStore
 _WHERE = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
 
 
-def _programs() -> Path | None:
+def programs() -> Path | None:
     """Where initdb is, of the newest PostgreSQL."""
     found = [path for pattern in _WHERE for path in Path("/").glob(pattern[1:]) if (path / "initdb").exists()]
     on_path = shutil.which("initdb")
@@ -91,13 +91,13 @@ class PostgreSQL:
 def server() -> Iterator[PostgreSQL]:
     """A running server."""
     pytest.importorskip("psycopg", reason="the extra nirs-store[shared] is not installed")
-    programs = _programs()
-    if programs is None:
+    found = programs()
+    if found is None:
         pytest.skip("no PostgreSQL server is installed here (initdb was not found)")
     if os.geteuid() == 0 and shutil.which("runuser") is None:
         pytest.skip("PostgreSQL does not run as root, and there is no runuser")
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    running = PostgreSQL(programs, folder)
+    running = PostgreSQL(found, folder)
     try:
         yield running
     finally:

@@ -37,6 +37,7 @@ __all__ = [
     "check_hash",
     "check_suffix",
     "is_blob_key",
+    "token_of",
 ]
 
 
@@ -73,9 +74,16 @@ def blob_key(digest: str, suffix: str, generation: int = 0) -> str:
 
 def is_blob_key(key: str) -> bool:
     """Tell whether a key is made of a hash, whatever its suffix."""
+    return token_of(key)[0] != key
+
+
+def token_of(key: str) -> tuple[str, int]:
+    """Give what is claimed of a key, its hash, and its generation; a name of the user's own is claimed as it is."""
     name = key.rpartition("/")[2]
-    digest = _STEM.match(name)
-    return digest is not None and key == f"{BLOBS}{digest[1][:2]}/{name}"
+    found = _STEM.match(name)
+    if found is None or key != f"{BLOBS}{found[1][:2]}/{name}":
+        return key, 0
+    return found[1], int(found[2] or 0)
 
 
 # -- Writes blobs in the background, and gives account of every one of them.
@@ -448,7 +456,7 @@ class BlobStore:
         given a second to come back.
         """
         self._writer.wait_for_file(key)
-        if not self._is_current(key):
+        if not self.is_current(key):
             return False
         deadline = time.monotonic() + _ASIDE_PATIENCE
         while self.backend.stat(key) is None:
@@ -465,12 +473,12 @@ class BlobStore:
 
         For references that are committed after a `wait` for that very blob, as the recorder does.
         """
-        return (self._writer.is_pending(key) and self._is_current(key)) or self.exists(key)
+        return (self._writer.is_pending(key) and self.is_current(key)) or self.exists(key)
 
-    def _is_current(self, key: str) -> bool:
-        """Tell whether a gc has not given the key up, as the claim of its blob said."""
-        stem = _STEM.match(key.rpartition("/")[2])
-        return stem is None or int(stem[2] or 0) >= self._generation(stem[1])
+    def is_current(self, key: str) -> bool:
+        """Tell whether a gc has not given the key up, as the claim of its token said."""
+        token, generation = token_of(key)
+        return generation >= self._generation(token)
 
     def forget(self, digest: str) -> None:
         """Forget that blobs of this hash were verified; the next look reads them."""

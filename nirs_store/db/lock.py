@@ -306,8 +306,8 @@ class Collector(Protocol):
     def claimed(self) -> set[str]:
         """List what living store objects claim; nobody claims more until the change under way ends."""
 
-    def condemn(self, keys: Mapping[str, str], /) -> None:
-        """Give up the keys of some artifacts, in the change under way."""
+    def condemn(self, tokens: Mapping[str, str], /) -> None:
+        """Give up keys, each with its token, in the change under way."""
 
     def remove(self) -> int:
         """Delete the objects of all keys that were given up, also by a gc that died; returns how many."""

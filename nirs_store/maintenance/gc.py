@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from nirs_store.blobs.backend import BLOBS, sizes
 from nirs_store.blobs.plain import blob_inside
+from nirs_store.blobs.store import token_of
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.journal import ARRAY_BYTES
 from nirs_store.db.lock import Collector, settle_trash
@@ -367,7 +368,7 @@ def _collect_in_one_change(
     # Listed before the change, which others wait for; what nobody names is reported only.
     there = _stored(engine) if only is None else set()
 
-    def work(con: Connection) -> tuple[GcPlan, list[str], list[str]]:
+    def work(con: Connection) -> tuple[GcPlan, list[str], int]:
         # Nobody commits, and nobody claims, from here to the end of the change.
         claimed = collector.claimed()
         alive = engine.living_sessions()
@@ -380,20 +381,20 @@ def _collect_in_one_change(
         gone = delete_unreferenced(con, wanted, list(plan.expired_references), sorted(claimed))
         left = all_paths(con)
         paths = {each.artifact_id: each.artifact_path for each in plan.artifacts if each.artifact_id in gone}
-        kept = claimed.union(left)
-        condemned = {ident: path for ident, path in paths.items() if path in plan.files and path not in kept}
+        condemned = {path: token_of(path)[0] for path in paths.values() if path in plan.files and path not in left}
+        condemned = {path: token for path, token in condemned.items() if token not in claimed}
         collector.condemn(condemned)
         if only is None or gone:
             facts = {"artifacts": gone[:_LISTED], "count": len(gone), "bytes": plan.bytes}
             note(engine, "gc", "workspace", details=facts, con=con)
-        return plan, gone, list(condemned)
+        freed = {each.artifact_path: each.size_bytes for each in plan.artifacts if each.artifact_path in condemned}
+        return plan, gone, sum(freed.values())
 
-    plan, gone, condemned = access.transact(work)
+    plan, gone, freed = access.transact(work)
     for artifact_id in gone:
         engine.known.forget("artifact", artifact_id)
         engine.blobs.forget(artifact_id)
-    sizes = {artifact.artifact_id: artifact.size_bytes for artifact in plan.artifacts}
-    return GcResult(collector.remove(), sum(sizes[ident] for ident in condemned), plan)
+    return GcResult(collector.remove(), freed, plan)
 
 
 def _plan(

@@ -11,6 +11,7 @@ from nirs_store.blobs.backend import BLOBS, BlobBackend
 from nirs_store.blobs.code import CODE, Held, Reliance, describe_code, reliance_of
 from nirs_store.blobs.durable import Draft
 from nirs_store.blobs.serializers import get_serializer
+from nirs_store.blobs.store import token_of
 from nirs_store.db.database import Connection
 from nirs_store.db.recorder import Buffer
 from nirs_store.db.schema import column_names
@@ -130,7 +131,7 @@ def _refuse_other_kind(artifact_id: str, stored: str, format: str) -> None:
 
 def add_blob_row(buffer: Buffer, artifact_id: str, known: dict[str, Any]) -> None:
     """Add an artifact's row. It travels with every reference; the first one to arrive stays."""
-    buffer.blobs.add(artifact_id)
+    buffer.blobs |= {artifact_id, token_of(known["artifact_path"])[0]}
     buffer.add("blobs", {"artifact_id": artifact_id, **known, "created_at": now_naive()})
 
 
@@ -203,7 +204,7 @@ def register_existing(
     with engine.recording():
         pass
     # Claimed by its path too, which need not be made of the id; then looked at (see save_bytes).
-    with engine.recorder.claiming(artifact_id, text):
+    with engine.recorder.claiming(artifact_id, token_of(text)[0]):
         _check_file(engine, artifact_id, text, digest, expected)
         known = _note(text, digest, operator_class, artifact_type, format, expected)
         _record(engine, artifact_id, known, None)
@@ -216,6 +217,12 @@ def _note(*values: Any) -> dict[str, Any]:
 
 
 def _check_file(engine: Engine, artifact_id: str, text: str, digest: str, expected: int) -> None:
+    if not engine.blobs.is_current(text):
+        raise InvalidInput(
+            f"path: a garbage collection of this shared workspace has deleted {text}, and a deletion that arrives late "
+            "would hit a new file of that name. Nothing was registered. Write the file under another name, and "
+            "register that."
+        )
     size = engine.blobs.verify(text, digest)
     if size != expected:
         raise InvalidInput(f"size_bytes: {text} has {size} bytes, not {expected}. Nothing was registered.")
@@ -229,6 +236,18 @@ def _check_file(engine: Engine, artifact_id: str, text: str, digest: str, expect
             f"artifact_id: {artifact_id!r} names other content already ({existing['artifact_path']}). "
             "Nothing was registered."
         )
+
+
+def claim_artifact(engine: Engine, claims: ExitStack, artifact_id: str) -> dict[str, Any]:
+    """Claim an artifact until `claims` end, and check that a chain can name it; returns what its row says."""
+    claims.enter_context(engine.recorder.claiming(artifact_id))
+    known = require_artifact(engine, artifact_id)
+    token, _ = token_of(known["artifact_path"])
+    if token == artifact_id:
+        return known
+    # The row that is known may be one that a gc has deleted; whether it gave up the file, the claim of the path says.
+    claims.enter_context(engine.recorder.claiming(token))
+    return require_artifact(engine, artifact_id)
 
 
 def require_artifact(engine: Engine, artifact_id: str) -> dict[str, Any]:
@@ -460,7 +479,7 @@ def save_record(engine: Engine, values: Mapping[str, Any], links: Sequence[Link]
     row = checked("artifact_records", {**values, "created_at": now_naive()})
     with ExitStack() as claims:
         held = {
-            artifact_id: _claimed(engine, claims, artifact_id)
+            artifact_id: claim_artifact(engine, claims, artifact_id)
             for artifact_id in dict.fromkeys([row["artifact_id"], *(link["artifact_id"] for link in links)])
         }
         with engine.recording() as buffer:
@@ -477,15 +496,10 @@ def save_record(engine: Engine, values: Mapping[str, Any], links: Sequence[Link]
 def add_link(engine: Engine, record_id: str, pipeline_id: str, position: int, link: Link) -> None:
     """Record one more dependency of a record."""
     with ExitStack() as claims:
-        known = _claimed(engine, claims, link["artifact_id"])
+        known = claim_artifact(engine, claims, link["artifact_id"])
         with engine.recording() as buffer:
             _add_link(buffer, record_id, pipeline_id, position, link)
             add_reference(buffer, link["artifact_id"], known, RECORD, record_id, pipeline_id)
-
-
-def _claimed(engine: Engine, claims: ExitStack, artifact_id: str) -> dict[str, Any]:
-    claims.enter_context(engine.recorder.claiming(artifact_id))
-    return require_artifact(engine, artifact_id)
 
 
 def _add_link(buffer: Buffer, record_id: str, pipeline_id: str, position: int, link: Link) -> None:

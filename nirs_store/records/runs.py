@@ -35,7 +35,7 @@ from nirs_store.domain import DOMAIN, domain_id
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.ids import new_id, now_naive
 from nirs_store.records import queries
-from nirs_store.records.artifacts import add_reference, add_takeover, code_of, require_artifact
+from nirs_store.records.artifacts import add_reference, add_takeover, claim_artifact, code_of
 from nirs_store.records.notes import add_note, check_guard, short_error
 from nirs_store.values import as_array, as_error, as_floats, as_name, as_text, one_of, target_of, to_json
 
@@ -524,8 +524,7 @@ def save_chain(
     with ExitStack() as claims:
         known = {}
         for artifact_id in artifact_ids:
-            claims.enter_context(engine.recorder.claiming(artifact_id))
-            known[artifact_id] = require_artifact(engine, artifact_id)
+            known[artifact_id] = claim_artifact(engine, claims, artifact_id)
         with engine.recording() as buffer:
             if grid is not None:
                 row["wavelengths"] = buffer.add_array(encode_array(grid, "wavelengths")[0])

@@ -45,7 +45,7 @@ CREATE TABLE nirs_store.claims (
 );
 CREATE INDEX claims_by_token ON nirs_store.claims (ws, token);
 -- Keys of objects that a gc has given up. They are never used again, so a deletion that arrives late hits nothing:
--- who saves the same bytes later uses the next generation.
+-- who saves the same bytes later uses the next generation, and a name of the user's own is not registered again.
 CREATE TABLE nirs_store.keys (
     ws uuid NOT NULL, token text NOT NULL, generation int NOT NULL, key text NOT NULL,
     state text NOT NULL CHECK (state IN ('condemned', 'gone')), PRIMARY KEY (ws, token, generation)
@@ -168,12 +168,6 @@ BEGIN
     IF EXISTS (SELECT 1 FROM holders h WHERE h.ws = p_ws AND h.holder = p_holder AND h.ended IS NOT NULL) THEN
         RAISE EXCEPTION 'ended' USING ERRCODE = 'NS003';
     END IF;
-    -- A file under a name of the user's own has no generations, so the same name comes again. It is not given up any
-    -- more; if a gc is deleting it now, this waits, and who claims it looks whether it is there.
-    UPDATE keys k SET state = 'gone' WHERE k.ws = p_ws AND k.state = 'condemned' AND (
-        k.key = p_token
-        OR (k.token = p_token AND NOT starts_with(k.key, format('artifacts/%s/%s', left(p_token, 2), p_token)))
-    );
     SELECT coalesce(max(k.generation) + 1, 0) INTO generation FROM keys k WHERE k.ws = p_ws AND k.token = p_token;
 END $$;
 
@@ -224,16 +218,10 @@ RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = nirs_store, pg_temp
     UPDATE replicas SET digest_n = p_n, digest = p_digest WHERE ws = p_ws AND machine = p_machine
 $$;
 
--- Called before the object is deleted, in a transaction that ends after it; what another gc is deleting is left to it.
 CREATE OR REPLACE FUNCTION nirs_store.key_gone(p_ws uuid, p_token text, p_generation int)
-RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = nirs_store, pg_temp AS $$
-BEGIN
-    PERFORM 1 FROM keys k WHERE k.ws = p_ws AND k.token = p_token AND k.generation = p_generation
-        AND k.state = 'condemned' FOR UPDATE SKIP LOCKED;
-    IF NOT FOUND THEN RETURN false; END IF;
-    UPDATE keys k SET state = 'gone' WHERE k.ws = p_ws AND k.token = p_token AND k.generation = p_generation;
-    RETURN true;
-END $$;
+RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = nirs_store, pg_temp AS $$
+    UPDATE keys SET state = 'gone' WHERE ws = p_ws AND token = p_token AND generation = p_generation
+$$;
 
 CREATE OR REPLACE FUNCTION nirs_store.unclaim(p_ws uuid, p_holder text, p_keep text[])
 RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = nirs_store, pg_temp AS $$

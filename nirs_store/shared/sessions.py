@@ -28,7 +28,7 @@ _LOCKED = (
     "AND (l.classid::bigint << 32 | l.objid::bigint) = h.lock_key)"
 )
 _ALIVE = f"SELECT h.holder FROM nirs_store.holders h WHERE h.ws = %s AND h.ended IS NULL AND {_LOCKED}"
-# Objects that a gc deletes in one transaction.
+# Objects that a gc deletes and notes at once.
 _AT_ONCE = 100
 _DEAD = f"SELECT h.holder FROM nirs_store.holders h WHERE h.ws = %s AND h.ended IS NULL AND NOT {_LOCKED}"
 
@@ -102,32 +102,25 @@ class SharedCollector:
 
         return self._log.in_change(work)
 
-    def condemn(self, keys: Mapping[str, str], /) -> None:
-        """Condemn keys, in the transaction of the change."""
-        rows = [(self._log.workspace_id, token, key) for token, key in sorted(keys.items())]
+    def condemn(self, tokens: Mapping[str, str], /) -> None:
+        """Condemn keys with their tokens, in the transaction of the change."""
+        rows = [(self._log.workspace_id, token, key) for key, token in sorted(tokens.items())]
         sql = "SELECT nirs_store.condemn(%s, %s, %s)"
         self._log.in_change(lambda con: [con.execute(sql, row) for row in rows])
 
     def remove(self) -> int:
-        """Delete objects; repeating it is harmless: what was given up is not used, or not given up any more."""
-        # Noted as gone first, in a transaction that ends after the deletion: who registers a file under the same name
-        # waits for it, and finds the file gone.
-        sql = (
-            "SELECT key, nirs_store.key_gone(ws, token, generation) FROM (SELECT * FROM nirs_store.keys "
-            "WHERE ws = %s AND state = 'condemned' ORDER BY key LIMIT %s) AS k"
-        )
-
-        def work(con: Connection) -> list[str]:
-            with con.transaction():
-                rows = con.execute(sql, [self._log.workspace_id, _AT_ONCE]).fetchall()
-                keys = [str(key) for key, mine in rows if mine]
-                self._backend.remove(keys)
-            return keys
-
-        removed = 0
-        while keys := self._log.changer.run(work):
-            removed += len(keys)
-        return removed
+        """Delete objects, then note that they are gone; repeating it is harmless: keys are not used again."""
+        server, ws = self._log.server, self._log.workspace_id
+        sql = "FROM nirs_store.keys WHERE ws = %s AND state = 'condemned'"
+        rows = server.run(lambda con: con.execute(f"SELECT key {sql} ORDER BY key", [ws]).fetchall())
+        keys = [str(key) for (key,) in rows]
+        gone = f"SELECT nirs_store.key_gone(ws, token, generation) {sql} AND key = ANY(%s)"
+        for start in range(0, len(keys), _AT_ONCE):
+            some = keys[start : start + _AT_ONCE]
+            self._backend.remove(some)
+            params = [ws, some]
+            server.run(lambda con, params=params: con.execute(gone, params))  # type: ignore[misc]
+        return len(keys)
 
 
 class SharedClaim:

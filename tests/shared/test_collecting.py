@@ -12,7 +12,7 @@ import pytest
 from storekit import Y_TRUE, begin, chain_of
 
 from nirs_store.db.session import Engine
-from nirs_store.errors import ArtifactMissing, BlobMissing, SessionEnded, UnknownDataset
+from nirs_store.errors import ArtifactMissing, InvalidInput, SessionEnded, UnknownDataset
 from nirs_store.store import WorkspaceStore
 
 X = np.arange(12.0).reshape(4, 3) ** 1.5
@@ -235,6 +235,22 @@ def test_a_store_that_was_taken_for_dead_never_refers_to_what_was_given_up(
     assert other.get_chains_for_pipeline(pipeline_id).is_empty()
 
 
+@pytest.mark.usefixtures("asleep")
+def test_what_a_store_that_was_taken_for_dead_claims_again_is_held_until_its_end(
+    machine: Any, database: str
+) -> None:
+    one, other = machine("one"), machine("other")
+    run_id, pipeline_id = begin(one)
+    one.flush()
+    put_to_sleep(one, database)
+    collect(other)
+    with one.transaction():
+        chain_of(one, pipeline_id, save(one))
+    one.close()
+    other.delete_run(run_id, now=True)
+    assert blobs(other) == []
+
+
 def test_a_gc_says_how_much_it_removed_and_what_it_left(machine: Any) -> None:
     store = machine("one")
     run_id, _ = recorded(store)
@@ -315,32 +331,41 @@ def dies(keys: Any) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(
-    ("artifact_id", "path"),
-    [("mine", "models/x.bin"), ("0" * 64, "models/x.bin"), ("mine", f"artifacts/ab/{'ab' * 32}.bin")],
-)
-def test_a_name_of_the_users_own_that_was_given_up_may_be_registered_again(
-    machine: Any, monkeypatch: pytest.MonkeyPatch, artifact_id: str, path: str
+OWN_NAMES = [("mine", "models/x.bin"), ("0" * 64, "models/x.bin"), ("mine", f"artifacts/ab/{'ab' * 32}.bin")]
+
+
+@pytest.mark.parametrize("killed", [True, False])
+@pytest.mark.parametrize(("artifact_id", "path"), OWN_NAMES)
+def test_a_name_of_the_users_own_that_was_given_up_is_not_registered_again(
+    machine: Any, monkeypatch: pytest.MonkeyPatch, artifact_id: str, path: str, killed: bool
 ) -> None:
     one, other = machine("one"), machine("other")
     write(one, b"old", path)
     register(one, artifact_id, b"old", path)
     one.close()
-    give_up(other, monkeypatch, dies)
+    if killed:
+        give_up(other, monkeypatch, dies)
+    else:
+        assert collect(other) == 1
     assert other.get_artifact(artifact_id) is None
     third = machine("third")
     write(third, b"new", path)
-    register(third, "another", b"new", path)
+    for ident in (artifact_id, "another"):
+        with pytest.raises(InvalidInput, match="under another name"):
+            register(third, ident, b"new", path)
     third.flush()
-    assert collect(other) == 0
-    assert other.read_artifact("another") == b"new"
-    # It can be given up once more, and is then deleted.
-    third.close()
-    assert collect(other) == 1
-    assert other._engine.layout.blobs.stat(path) is None
+    assert third.get_artifact("another") is None
+    # What the message says to do; the id may come again.
+    write(third, b"new", "models/y.bin")
+    register(third, artifact_id, b"new", "models/y.bin")
+    third.flush()
+    # A deletion that arrives late, and one that was left undone.
+    other._engine.layout.blobs.remove([path])
+    collect(other)
+    assert other.read_artifact(artifact_id) == b"new"
 
 
-def test_a_file_that_is_remembered_and_was_given_up_is_kept_where_a_chain_names_it_again(
+def test_a_file_that_is_remembered_and_was_given_up_is_missing(
     machine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = machine("one"), machine("other")
@@ -350,51 +375,47 @@ def test_a_file_that_is_remembered_and_was_given_up_is_kept_where_a_chain_names_
     one.close()
     other.get_artifact_path("mine")
     give_up(machine("third"), monkeypatch, dies)
-    with contextlib.suppress(ArtifactMissing):
+    # It is there, and must not be referred to.
+    with pytest.raises(ArtifactMissing):
         chain_of(other, pipeline_id, "mine")
-        other.flush()
-        collect(other)
-        assert other.read_artifact("mine") == b"old"
 
 
-def test_a_name_whose_file_is_just_being_deleted_is_registered_when_it_is_gone(
-    machine: Any, database: str, monkeypatch: pytest.MonkeyPatch
+def test_a_name_whose_file_is_just_being_deleted_is_not_registered(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import psycopg
-
-    one, other = machine("one"), machine("other")
+    one, other, third = machine("one"), machine("other"), machine("third")
     write(one, b"old")
     register(one, "mine", b"old")
     one.close()
-    third = machine("third")
-    begin(third)
-    third.flush()
-    found: list[BaseException] = []
-
-    def register_again() -> None:
-        try:
-            register(third, "mine", b"old")
-        except BaseException as error:
-            found.append(error)
-
-    thread = threading.Thread(target=register_again)
-    delete = other._engine.layout.blobs.remove
+    tried = []
 
     def while_another_registers(keys: Any) -> None:
-        if keys:
-            thread.start()
-            with psycopg.connect(database, autocommit=True) as con:
-                waiting = "SELECT 1 FROM pg_locks WHERE NOT granted"
-                while thread.is_alive() and con.execute(waiting).fetchone() is None:
-                    pass
-        delete(keys)
+        with pytest.raises(InvalidInput, match="under another name"):
+            register(third, "mine", b"old")
+        tried.extend(keys)
 
     give_up(other, monkeypatch, while_another_registers)
-    thread.join()
-    assert [type(error) for error in found] == [BlobMissing]
+    assert tried == ["models/x.bin"]
 
 
-def test_a_file_that_another_registers_under_a_second_id_stays(machine: Any) -> None:
+def test_bytes_whose_file_was_given_up_under_a_name_of_the_users_own_get_another_key(machine: Any) -> None:
+    one, other = machine("one"), machine("other")
+    run_id, _ = recorded(one)
+    (key,) = blobs(one)
+    content = one._engine.layout.blobs.path(key).read_bytes()
+    register(one, "mine", content, key)
+    # The file outlives its own id, and is given up under the other.
+    one.delete_run(run_id, now=True)
+    one.close()
+    collect(other)
+    assert blobs(other) == []
+    _, chain_id = recorded(other)
+    assert blobs(other) == [key.replace(".joblib", "~1.joblib")]
+    other._engine.layout.blobs.remove([key])
+    np.testing.assert_array_equal(other.replay_chain(chain_id, X), model().predict(X))
+
+
+def test_a_file_stays_while_a_second_id_of_it_waits_in_a_transaction(machine: Any) -> None:
     one, other = machine("one"), machine("other")
     write(one, b"old")
     register(one, "mine", b"old")
@@ -403,5 +424,9 @@ def test_a_file_that_another_registers_under_a_second_id_stays(machine: Any) -> 
     other.flush()
     with other.transaction():
         register(other, "second", b"old")
+        # Another thread of the process commits, and with it goes what nobody needs.
+        thread = threading.Thread(target=lambda: (begin(other, "thread"), other.flush()))
+        thread.start()
+        thread.join()
         assert collect(machine("third")) == 0
     assert machine("third").read_artifact("second") == b"old"

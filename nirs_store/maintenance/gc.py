@@ -381,13 +381,17 @@ def _collect_in_one_change(
         gone = delete_unreferenced(con, wanted, list(plan.expired_references), sorted(claimed))
         left = all_paths(con)
         paths = {each.artifact_id: each.artifact_path for each in plan.artifacts if each.artifact_id in gone}
-        condemned = {path: token_of(path)[0] for path in paths.values() if path in plan.files and path not in left}
+        condemned = {
+            path: token_of(path)[0] for path in paths.values() if path in plan.files and path not in left
+        }
         condemned = {path: token for path, token in condemned.items() if token not in claimed}
         collector.condemn(condemned)
         if only is None or gone:
             facts = {"artifacts": gone[:_LISTED], "count": len(gone), "bytes": plan.bytes}
             note(engine, "gc", "workspace", details=facts, con=con)
-        freed = {each.artifact_path: each.size_bytes for each in plan.artifacts if each.artifact_path in condemned}
+        freed = {
+            each.artifact_path: each.size_bytes for each in plan.artifacts if each.artifact_path in condemned
+        }
         return plan, gone, sum(freed.values())
 
     plan, gone, freed = access.transact(work)

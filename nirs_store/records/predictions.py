@@ -17,7 +17,7 @@ from nirs_store.db.schema import TABLES, arrow_schema, column_names
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import execute, few_rows
 from nirs_store.db.table import checked
-from nirs_store.errors import InvalidInput, ShapeMismatch, did_you_mean, quoted
+from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId, did_you_mean, quoted
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records import queries
@@ -423,17 +423,23 @@ def _prediction_id(engine: Engine, given: Any) -> str:
     if given is None:
         return new_id()
     prediction_id = as_text(given, "prediction_id")
-    taken = engine.known.get("prediction", prediction_id)
-    if taken is None:
-        taken = engine.recorder.find("predictions", prediction_id)
-    if taken is None:
-        _, taken = engine.look_up(lambda con: queries.note_of(con, "prediction", prediction_id))
-    if taken is not None or not prediction_id:
+    if not prediction_id or _note_now(engine, prediction_id) is not None:
         raise InvalidInput(
             f"There is a prediction with the id {prediction_id!r} already (ids may not be empty either). "
             "Nothing was recorded."
         )
     return prediction_id
+
+
+def _note_now(engine: Engine, prediction_id: str) -> dict[str, Any] | None:
+    """Ask for the note of a prediction: what is known here may have been deleted by another store."""
+    found = engine.recorder.find("predictions", prediction_id)
+    if found is not None:
+        return found
+    if engine.recorder.in_transaction:
+        engine.recorder.flush()  # what other threads recorded; `look_up` does it outside transactions only
+    answered, note = engine.look_up(lambda con: queries.note_of(con, "prediction", prediction_id))
+    return note if answered else engine.known.get("prediction", prediction_id)
 
 
 def save_prediction_arrays(
@@ -450,7 +456,13 @@ def save_prediction_arrays(
     if note is not None and note.get("pipeline_id"):
         require_open_pipeline(engine, note["pipeline_id"])
     there = engine.recorder.find("prediction_arrays", prediction_id) is not None
-    if there or (note is not None and note.get("arrays")):
+    if not there and note is not None and note.get("arrays"):
+        note = _note_now(engine, prediction_id)
+        if note is None:
+            engine.known.forget("prediction", prediction_id)
+            raise UnknownId("prediction", prediction_id, "It was deleted. Nothing was recorded.")
+        there = bool(note.get("arrays"))
+    if there:
         raise InvalidInput(f"Prediction {prediction_id} has its arrays already; nothing was changed.")
     given = dict(zip(ARRAY_NAMES, (y_true, y_pred, y_proba, sample_indices, weights), strict=True))
     encoded = {name: encode_array(value, name) for name, value in given.items() if value is not None}

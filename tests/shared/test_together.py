@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
-from storekit import Y_TRUE, begin, chain_of, predict, whole_pipeline
+from storekit import Y_TRUE, begin, chain_of, predict, prediction, whole_pipeline
 
 from nirs_store.db.table import digests
-from nirs_store.errors import ForbiddenContent
+from nirs_store.errors import ForbiddenContent, InvalidInput, UnknownId
 from nirs_store.store import WorkspaceStore
 
 
@@ -43,6 +44,34 @@ def test_a_chain_is_replayed_where_it_was_not_fitted(machine: Any) -> None:
     chain_id = chain_of(one, pipeline_id, artifact_id)
     one.flush()
     np.testing.assert_array_equal(other.replay_chain(chain_id, X), model.predict(X))
+
+
+@pytest.mark.parametrize("inside", [nullcontext, WorkspaceStore.transaction], ids=["a call", "a transaction"])
+def test_the_id_of_a_prediction_that_another_computer_deleted_may_be_taken_again(
+    machine: Any, inside: Any
+) -> None:
+    one, other = machine("one"), machine("other")
+    _, pipeline_id = begin(one)
+    ids = [predict(one, pipeline_id) for _ in range(4)]
+    one.flush()
+    again_here, again_there, gone, kept = ids
+    for each in (again_here, again_there, gone):
+        other.delete_prediction(each, now=True)
+    other.save_prediction(pipeline_id, None, **prediction(), prediction_id=again_there)
+    other.flush()
+    with inside(one):
+        one.save_prediction(pipeline_id, None, **prediction(), prediction_id=again_here)
+        one.save_prediction_arrays(again_here, Y_TRUE, Y_TRUE)
+        one.save_prediction_arrays(again_there, Y_TRUE, Y_TRUE)
+        with pytest.raises(UnknownId, match=gone):
+            one.save_prediction_arrays(gone, Y_TRUE, Y_TRUE)
+        for taken in (kept, again_here, again_there):
+            with pytest.raises(InvalidInput, match=f"{taken}. already"):
+                one.save_prediction(pipeline_id, None, **prediction(), prediction_id=taken)
+            with pytest.raises(InvalidInput, match=f"{taken} has its arrays already"):
+                one.save_prediction_arrays(taken, Y_TRUE, Y_TRUE)
+    assert set(other.query_predictions()["prediction_id"]) == {again_here, again_there, kept}
+    assert rows_of(one) == rows_of(other)
 
 
 def test_a_gc_removes_the_copies_here_of_files_that_another_computer_deleted(machine: Any) -> None:

@@ -191,14 +191,14 @@ def main() -> int:
     options = parser.parse_args()
     sys.path.insert(0, str(_KIT))
     import psycopg
-    from sharedkit import PostgreSQL, _programs
+    from sharedkit import PostgreSQL, programs
 
-    programs = _programs()
-    if programs is None:
+    where = programs()
+    if where is None:
         print("PostgreSQL is not installed here")
         return 0
     home, folder = Path(tempfile.mkdtemp(prefix="pg-")), Path(tempfile.mkdtemp(prefix="kill-loops-"))
-    server = PostgreSQL(programs, home)
+    server = PostgreSQL(where, home)
     try:
         with psycopg.connect(server.url("postgres"), autocommit=True) as con:
             con.execute("CREATE DATABASE loops")

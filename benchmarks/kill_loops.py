@@ -2,6 +2,7 @@
 
     python -m benchmarks.kill_loops                 ten minutes
     python -m benchmarks.kill_loops --seconds 60
+    python -m benchmarks.kill_loops --life 60       longer lives: on a busy machine a start takes seconds of each
 
 The four and the one are killed at random moments and started again. Each says aloud what it was told is done. At the
 end everything that was said must be there once, no row may name a blob that is missing, and three replicas, one of them
@@ -49,6 +50,7 @@ while True:
             continue
         store.complete_pipeline(pipeline_id, 0.5, None, "rmse", 1)
         print("done", run_id, flush=True)
+        time.sleep(dice.random() / 5)  # there are more processes than CPUs, and who deletes needs its turn
     else:
         runs = store.list_runs()["run_id"].to_list()
         if len(runs) > 10:
@@ -66,9 +68,9 @@ while True:
 class Loop(threading.Thread):
     """Runs a program, kills it after a while, and runs it again."""
 
-    def __init__(self, code: str, until: float, seed: int) -> None:
+    def __init__(self, code: str, until: float, life: float, seed: int) -> None:
         super().__init__(daemon=True)
-        self._code, self._until, self._dice = code, until, random.Random(seed)
+        self._code, self._until, self._life, self._dice = code, until, life, random.Random(seed)
         self.said: list[tuple[str, str]] = []
         self.kills = 0
         self.errors: list[str] = []
@@ -81,7 +83,7 @@ class Loop(threading.Thread):
             )
             # One in five is killed while it starts and opens the workspace.
             young = self._dice.random() < 0.2
-            killer = threading.Timer(self._dice.uniform(0.2, 5.0 if young else 20.0), process.kill)
+            killer = threading.Timer(self._dice.uniform(0.2, 5.0 if young else self._life), process.kill)
             if young:
                 killer.start()
             assert process.stdout is not None
@@ -141,7 +143,9 @@ def judge(stores: list[Any], loops: list[Loop]) -> dict[str, int]:
     }
 
 
-def run(server: str, folder: Path, seconds: float, *, seed: int = 0) -> tuple[dict[str, int], list[str]]:
+def run(
+    server: str, folder: Path, seconds: float, *, life: float = 20.0, seed: int = 0
+) -> tuple[dict[str, int], list[str]]:
     """Let the loops run on an empty database, and judge; returns the counts, and errors in words."""
     from nirs_store.store import WorkspaceStore
 
@@ -160,6 +164,7 @@ def run(server: str, folder: Path, seconds: float, *, seed: int = 0) -> tuple[di
                 writes=number < _WRITERS,
             ),
             until,
+            life,
             seed + number,
         )
         for number in range(_WRITERS + 1)
@@ -187,6 +192,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--life", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     sys.path.insert(0, str(_KIT))
@@ -202,7 +208,9 @@ def main() -> int:
     try:
         with psycopg.connect(server.url("postgres"), autocommit=True) as con:
             con.execute("CREATE DATABASE loops")
-        counts, errors = run(server.url("loops"), folder, options.seconds, seed=options.seed)
+        counts, errors = run(
+            server.url("loops"), folder, options.seconds, life=options.life, seed=options.seed
+        )
     finally:
         with suppress(AssertionError):
             server.stop()

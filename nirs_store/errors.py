@@ -285,7 +285,7 @@ class StoreBusy(NirsStoreError, TimeoutError):
 
 
 class WorkspaceElsewhere(NirsStoreError, RuntimeError):
-    """Another computer uses the workspace, which lies on a network file system.
+    """Another computer uses the workspace, which is on a network file system.
 
     Attributes
     ----------
@@ -303,7 +303,7 @@ class WorkspaceElsewhere(NirsStoreError, RuntimeError):
 
 
 class InboxOnly(NirsStoreError, RuntimeError):
-    """A question, or a change, to a store that only records (``inbox=True``)."""
+    """A query of, or a change in, a store that only records (``inbox=True``)."""
 
     code = "inbox_only"
     exit_code = 6

@@ -27,7 +27,7 @@ class _Lock(Protocol):
 
 
 def hold_while_forking(lock: _Lock) -> None:
-    """Let a fork wait for whoever holds this lock of a module; parent and child go on with it free."""
+    """Make a fork wait until this lock of a module is free; it is free in parent and child afterwards."""
     # Only for locks under which nothing else is waited for.
     if hasattr(os, "register_at_fork"):  # Windows has no fork
         os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)

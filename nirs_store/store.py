@@ -112,9 +112,6 @@ _CACHE_BYTES = 256 << 20
 def _place_of(path: Any, blobs: Any) -> tuple[Any, Path]:
     """Return the address of a shared workspace or None, and the folder of one that is not shared."""
     if is_shared(path):
-        from nirs_store.shared import needed
-
-        needed()
         from nirs_store.shared.address import parse
 
         return parse(path, blobs=blobs), Path()
@@ -147,7 +144,7 @@ class WorkspaceStore:
     retention : bool
         False: this object never carries out the retention policy by itself, neither by time nor when it is closed.
     blobs : str or Path, optional
-        Where the blobs of a new workspace are to lie instead of its folder: ``"s3://bucket/prefix"``, ``"gs://..."``,
+        Where the blobs of a new workspace are to be instead of its folder: ``"s3://bucket/prefix"``, ``"gs://..."``,
         ``"az://..."`` or a folder. The workspace remembers it.
     fresh : bool
         False: answer from this computer's replica of a shared workspace without asking its server or object store,
@@ -170,7 +167,7 @@ class WorkspaceStore:
     SharedStoreUnreachable
         The place for the blobs does not answer, or belongs to another workspace.
     WorkspaceElsewhere
-        The folder lies on a network file system, and another computer uses it.
+        The folder is on a network file system, and another computer uses it.
 
     Examples
     --------
@@ -283,9 +280,6 @@ class WorkspaceStore:
         if settings.shared is None:
             self._engine = Engine.open(settings)
         else:
-            from nirs_store.shared import needed
-
-            needed()
             from nirs_store.shared.opening import open_engine
 
             self._engine = open_engine(settings)

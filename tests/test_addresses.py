@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -174,3 +176,42 @@ def test_paths_that_users_type_begin_at_their_home(tmp_path: Path, monkeypatch: 
         "audit.json",
         "f.png",
     }
+
+
+_WITHOUT = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("psycopg", "obstore"):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+sys.meta_path.insert(0, Missing())
+from nirs_store.cli._app import app
+app(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["share", "{ws}", "postgresql://lab/nirs?workspace=corn", "--dry-run"],
+        ["clone", "postgresql://lab/nirs?workspace=corn", "{ws}-clone"],
+        ["check", "-w", "postgresql://lab/nirs?workspace=corn"],
+        ["shared", "grant", "ann", "reader", "-w", "postgresql://lab/nirs?workspace=corn"],
+        ["check", "-w", "{ws}"],
+        ["repair", "-w", "{ws}", "--dry-run"],
+    ],
+    ids=lambda words: " ".join(words[:3]),
+)
+def test_without_the_extra_a_folder_works_and_an_address_says_what_to_install(
+    tmp_path: Path, words: list[str]
+) -> None:
+    folder = str(tmp_path / "ws")
+    WorkspaceStore(folder).close()
+    command = [sys.executable, "-c", _WITHOUT, *(word.format(ws=folder) for word in words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if any("://" in word for word in words):
+        assert done.returncode == 2, done.stderr
+        assert 'pip install "nirs-store[shared]"' in done.stderr
+        assert "Traceback" not in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr

@@ -49,7 +49,7 @@ class BlobBackend(Protocol):
 
     @property
     def far(self) -> bool:
-        """Whether looking at an object takes so long that nobody should wait for it who saves."""
+        """Whether looking at an object takes so long that saving one must not wait for it."""
 
     def put(self, objects: Mapping[str, Buffer | Path], /) -> None:
         """Make objects of these bytes or finished files, which are moved, unless they are there; replace damaged ones.
@@ -72,7 +72,7 @@ class BlobBackend(Protocol):
         """
 
     def scan(self, prefix: str, /) -> Iterator[tuple[str, BlobStat]]:
-        """Give the objects whose keys begin with a prefix as `list` does, each with its stat."""
+        """Yield the objects whose keys begin with a prefix as `list` does, each with its stat."""
 
     def sync(self, key: str, /) -> None:
         """Make an object durable that another process may have put a moment ago."""

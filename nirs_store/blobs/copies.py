@@ -16,7 +16,7 @@ from io import BufferedIOBase
 from pathlib import Path
 
 LIMIT = 4 << 30
-# A copy whose path a caller has is not evicted so soon: no one says when it is no longer needed.
+# A copy whose path a caller has is not evicted for so long: the caller does not say when it is done.
 _LENT = 3600.0
 # What a killed program left half-written.
 _LEFT = 86400.0
@@ -25,15 +25,19 @@ _LEFT = 86400.0
 def cache_folder(place_id: str) -> Path:
     """Say where this user keeps copies of the objects of one place."""
     named = os.environ.get("NIRS_STORE_CACHE")
-    if named:
-        base = Path(named).expanduser().absolute()
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "nirs_store"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches" / "nirs_store"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nirs_store"
+    base = Path(named).expanduser().absolute() if named else user_cache()
     return base / "blobs" / place_id
+
+
+def user_cache() -> Path:
+    """Return this library's part of the folder in which a user's programs keep what can be fetched again."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "nirs_store"
 
 
 class Copies:

@@ -16,10 +16,10 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from nirs_store.addresses import refuse_address
 from nirs_store.blobs.plain import share
@@ -27,6 +27,8 @@ from nirs_store.errors import InvalidInput, NirsStoreError, ReadOnlyStore, Write
 
 _BYTES_LIKE = (bytes, bytearray, memoryview)
 Buffer = bytes | bytearray | memoryview
+S = TypeVar("S")
+T = TypeVar("T")
 
 _WINDOWS = os.name == "nt"
 # Windows translates line ends unless told that the file is binary.
@@ -203,13 +205,21 @@ def remove_files(paths: Sequence[Path]) -> tuple[int, int]:
         # Freeing a file's blocks is the system's work, and it does that for several files at once. In as many parts,
         # because handing files over one by one takes as long as asking for their removal.
         parts = [paths[start::_REMOVERS] for start in range(_REMOVERS)]
-        try:
-            with ThreadPoolExecutor(_REMOVERS, thread_name_prefix="nirs-store-remove") as pool:
-                sizes = [size for part in pool.map(_remove_counted, parts) for size in part]
-        except RuntimeError:
-            # The interpreter is ending and starts no threads.
-            sizes = _remove_counted(paths)
+        sizes = [size for part in at_once(_remove_counted, parts, _REMOVERS) for size in part]
     return len(sizes), sum(sizes)
+
+
+def at_once(call: Callable[[S], T], items: Sequence[S], threads: int) -> list[T]:
+    """Call for each item in several threads; a call may come twice where a thread cannot be started."""
+    if len(items) > 1:
+        with ThreadPoolExecutor(min(threads, len(items)), thread_name_prefix="nirs-store") as pool:
+            try:
+                found = pool.map(call, items)
+            except RuntimeError:
+                pass  # the interpreter is ending and starts no threads
+            else:
+                return list(found)
+    return [call(item) for item in items]
 
 
 def _remove_counted(paths: Sequence[Path]) -> list[int]:
@@ -261,7 +271,7 @@ def _rename(source: Path, target: Path) -> None:
 
 
 def rename_if_absent(source: Path, target: Path) -> None:
-    """Give a file another name, or raise `FileExistsError`; the error of the system otherwise."""
+    """Rename a file, or raise `FileExistsError`; other errors are those of the system."""
     if _WINDOWS:
         os.rename(source, target)  # raises FileExistsError there
         return

@@ -14,10 +14,10 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -25,7 +25,7 @@ import msgspec
 from nirs_store.blobs.backend import BLOBS, BlobStat
 from nirs_store.blobs.bucket import PIECE, WHOLE, Bucket
 from nirs_store.blobs.copies import Copies
-from nirs_store.blobs.durable import Buffer, fsync_dir, remove_file, write_error
+from nirs_store.blobs.durable import Buffer, at_once, fsync_dir, remove_file, write_error
 from nirs_store.blobs.plain import blob_inside, hash_file
 from nirs_store.errors import PathEscapes, SharedStoreUnreachable
 
@@ -39,7 +39,8 @@ _CHANGED_OFTEN = 5
 # So long the trash is left alone after an object store did not answer.
 _REST = 60.0
 _ONE_BLOB = re.compile(r"artifacts/[0-9a-f]{2}/[0-9a-f]{64}\.")
-_HASH = re.compile(r"artifacts/[0-9a-f]{2}/([0-9a-f]{64})(?:~[0-9]{1,6})?\.[a-z0-9_-]+")
+# A key that is made of a hash.
+HASHED = re.compile(r"artifacts/[0-9a-f]{2}/([0-9a-f]{64})(?:~[0-9]{1,6})?\.[a-z0-9_-]+")
 
 
 # -- Names of objects.
@@ -81,6 +82,16 @@ _MARK = re.compile(r"(.+)\+(\d{1,9})")
 _LINE = re.compile(r"([+-]) (\S+) (\d{1,9}) \.")
 
 
+class _Condemned(NamedTuple):
+    """The list of condemned names as it was read."""
+
+    file: tuple[int, int] = (0, 0)
+    """Number and length of the file."""
+    highest: Mapping[str, int] = MappingProxyType({})
+    """The highest condemned generation of each key."""
+    unconfirmed: Mapping[tuple[str, int], None] = MappingProxyType({})
+
+
 class Names:
     """What the folder of a workspace knows of names: a file for each object in the trash, and a list of the condemned.
 
@@ -92,10 +103,7 @@ class Names:
     def __init__(self, trash: Path, condemned: Path) -> None:
         self._trash = trash
         self._list = condemned
-        # What was read of the list: its file and length, the highest condemned generations, and what is not confirmed.
-        self._read: tuple[int, int] = (0, 0)
-        self._highest: dict[str, int] = {}
-        self._open: dict[tuple[str, int], None] = {}
+        self._known = _Condemned()
 
     def generation(self, key: str, /) -> int:
         """Look at the list and the files."""
@@ -158,25 +166,24 @@ class Names:
 
     def condemned(self) -> Sequence[tuple[str, int]]:
         """Return the objects on the list that are not confirmed."""
-        self._look()
-        return list(self._open)
+        return list(self._look().unconfirmed)
 
     def confirm(self, objects: Sequence[tuple[str, int]], /) -> None:
         """Write them into the list again."""
         self._append("-", objects)
 
     def _first(self, key: str) -> int:
-        self._look()
-        return self._highest.get(key, -1) + 1
+        return self._look().highest.get(key, -1) + 1
 
-    def _look(self) -> None:
+    def _look(self) -> _Condemned:
         """Read what was added to the list; a line without its end was not finished, and nothing was deleted for it."""
+        known = self._known
         try:
             found = os.stat(self._list)
         except FileNotFoundError:
-            return
-        if self._read == (found.st_ino, found.st_size):
-            return
+            return known
+        if known.file == (found.st_ino, found.st_size):
+            return known
         highest: dict[str, int] = {}
         unconfirmed: dict[tuple[str, int], None] = {}
         for line in self._list.read_text("ascii", errors="replace").splitlines():
@@ -188,8 +195,10 @@ class Names:
                 unconfirmed[key, number] = None
             else:
                 unconfirmed.pop((key, number), None)
-        self._highest, self._open = highest, unconfirmed
-        self._read = (found.st_ino, found.st_size)
+        # Whole at once, and returned: what another thread read earlier must not be mixed with this, or replace it
+        # before it is used. A name that counts as free while it is being deleted would lose the next object.
+        self._known = known = _Condemned((found.st_ino, found.st_size), highest, unconfirmed)
+        return known
 
     def _append(self, sign: str, objects: Sequence[tuple[str, int]]) -> None:
         if not objects:
@@ -418,7 +427,7 @@ class ObjectBlobs:
     def _fetch(
         self, key: str, *, trashed: bool, fresh: bool = False
     ) -> tuple[BufferedIOBase, ObjectMeta, str]:
-        own = _HASH.fullmatch(key)
+        own = HASHED.fullmatch(key)
         for _ in range(_CHANGED_OFTEN):
             name = self._name(key, trashed=trashed)
             meta = None if name is None else self._bucket.head(name)
@@ -540,7 +549,7 @@ class ObjectBlobs:
 
     def _checked(self, key: str) -> None:
         # A row's key must mean the same in every backend, so what leads out of the workspace is refused here too.
-        if _HASH.fullmatch(key) is None:
+        if HASHED.fullmatch(key) is None:
             blob_inside(self._root, key)
 
     def _is_inside(self, key: str) -> bool:
@@ -562,8 +571,4 @@ def _for_this_user(path: str, flags: int) -> int:
 
 def _each(call: Callable[[S], T], items: Iterable[S]) -> list[T]:
     """Call for each item, several at a time: each waits for an answer."""
-    items = list(items)
-    if len(items) < 2:
-        return [call(item) for item in items]
-    with ThreadPoolExecutor(min(_THREADS, len(items))) as pool:
-        return list(pool.map(call, items))
+    return at_once(call, list(items), _THREADS)

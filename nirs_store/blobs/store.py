@@ -66,7 +66,7 @@ def check_suffix(suffix: str) -> str:
 
 
 def blob_key(digest: str, suffix: str, generation: int = 0) -> str:
-    """Give the key of a blob: ``artifacts/ab/<hash>.<suffix>``; of a later generation ``<hash>~1.<suffix>``."""
+    """Return the key of a blob: ``artifacts/ab/<hash>.<suffix>``; of a later generation ``<hash>~1.<suffix>``."""
     check_hash(digest)
     later = f"~{generation}" if generation else ""
     return f"{BLOBS}{digest[:2]}/{digest}{later}.{check_suffix(suffix)}"
@@ -280,7 +280,7 @@ class BlobInfo(msgspec.Struct, frozen=True):
     path: str
     size: int
     written: bool
-    """False when it was there already; far away, where nobody has looked yet, True."""
+    """False when it was there already; True also in an object store, which is asked later."""
 
 
 class BlobStore:
@@ -331,7 +331,7 @@ class BlobStore:
         return BlobInfo(digest, key, len(content), written)
 
     def key_of(self, digest: str, suffix: str) -> str:
-        """Give the key under which a blob that was claimed is to be saved."""
+        """Return the key under which a blob that was claimed is to be saved."""
         return blob_key(digest, suffix, self._generation(digest))
 
     def draft(self) -> Draft:

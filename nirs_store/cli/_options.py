@@ -71,7 +71,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class WorkspacePlace(click.Path):
-    """A folder, or the address of a shared workspace, which is no path: one would lose a slash of it."""
+    """A folder, or the address of a shared workspace: as a path, that would lose a slash."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)

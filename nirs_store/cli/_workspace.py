@@ -71,9 +71,6 @@ def shared_settings(workspace: Any) -> Settings | None:
     """Return how to open the shared workspace at an address; None for a folder."""
     if not is_shared(workspace):
         return None
-    from nirs_store.shared import needed
-
-    needed()
     from nirs_store.shared.address import parse
 
     return Settings(Path(), shared=parse(workspace), create=False)

@@ -99,7 +99,7 @@ class Database:
         self._look = look
         self._lease = Lease(layout, writable=writable, look=look)
         self._inbox = Inbox(layout)
-        # Why nobody may come here, for a store that only records.
+        # Why the catalog is closed to a store that only records.
         self._refusal = closed
         self._mutex = threading.RLock()
         self._held_for_fork = False

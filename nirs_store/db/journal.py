@@ -159,7 +159,7 @@ def read_entry(entry: Entry) -> Segment:
 
 
 class _LocalChange:
-    """A direct change of a catalog that nobody else has: its own COMMIT makes it."""
+    """A direct change of the only catalog of a workspace: its own COMMIT makes it."""
 
     committed = False
 
@@ -278,7 +278,7 @@ class Journal:
         """Keep them until `remove`."""
 
     def changing(self, catch_up: Callable[[], None]) -> contextlib.AbstractContextManager[_LocalChange]:
-        """Give a frame that does nothing: the lease keeps others out."""
+        """Return a frame that does nothing: the lease keeps others out."""
         return contextlib.nullcontext(_LocalChange())
 
     def remove(self, entries: list[Entry]) -> None:
@@ -297,7 +297,7 @@ class Journal:
             fsync_dir(self._layout.segments)
 
     def receive(self, found: Sequence[Entry]) -> bool:
-        """Take over whole commits that lie elsewhere in the workspace, in their order; False if there is no number."""
+        """Move commits from the inbox here, in their order; False if the numbers are used up."""
         last = max((entry.number for entry in self._list_once()), default=0)
         if last + len(found) > _MOST_NUMBER:
             return False
@@ -479,7 +479,7 @@ def inbox_sessions(layout: Layout) -> list[Layout]:
 
 
 def inbox_commits(session: Layout) -> list[Entry]:
-    """List the commits of such a session that nobody has taken over, in order."""
+    """List the commits of such a session that are still in the inbox, in order."""
     return Journal(session)._list_once()
 
 

@@ -67,7 +67,7 @@ def warn_of_network(layout: Layout) -> None:
         _told.add(layout.root)
     if layout.network is not None:
         warnings.warn(
-            f"{layout.root} lies on a network file system ({layout.network}). One computer at a time can use it; "
+            f"{layout.root} is on a network file system ({layout.network}). One computer at a time can use it; "
             "others are refused until the last store here is closed. Processes of this computer are kept apart "
             "only if its file locks work, and a commit is as durable as the server makes a sync. Other computers "
             "can record with inbox=True; or keep the workspace on a local disk.",
@@ -165,7 +165,7 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
     """The paths of one workspace folder, each made once: recording asks for some at every call."""
 
     root: Path
-    # Where the blobs lie if not in the folder.
+    # Where the blobs are if not in the folder.
     remote: BlobBackend | None = None
 
     # The DuckDB file.
@@ -210,7 +210,7 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
 
     # In a replica of a shared workspace: of which one.
     replica = _place("replica.json")
-    # Where the blobs lie, when not in the folder; and names in an object store that are never used again.
+    # Where the blobs are if not in the folder; and names in an object store that are never used again.
     blobs_place = _place("blobs.json")
     condemned = _place("journal/condemned")
 
@@ -241,7 +241,7 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def network(self) -> str | None:
-        """Name of the network file system that the workspace lies on, None on a local disk."""
+        """Name of the network file system that the workspace is on, None on a local disk."""
         return network_filesystem(self.root)
 
     @property
@@ -372,7 +372,7 @@ def _leads_inside(root: Path, folder: Path) -> bool:
 
 
 def refuse_replica(layout: Layout) -> None:
-    """Refuse a folder that is a shared workspace's replica: what were recorded there would never reach the others."""
+    """Refuse a folder that is a shared workspace's replica: rows recorded there would never reach other computers."""
     if layout.replica.exists():
         raise NotAWorkspace(
             f"{layout.root} is a replica of a shared workspace, or was shared itself. Nothing was changed. Open the "
@@ -401,10 +401,10 @@ def refuse_lost_catalog(layout: Layout) -> None:
 
 
 def refuse_lost_catalog_of_place(layout: Layout, *, named: bool) -> None:
-    """Refuse the same where the blobs lie elsewhere, unless the caller names the place, which is then looked at."""
+    """Refuse the same where the blobs are elsewhere, unless the caller names the place, which is then looked at."""
     if not named and os.path.lexists(layout.blobs_place):
         raise CatalogDamaged(
-            f"{layout.root} says in {layout.blobs_place.name} where its blobs lie, but has no store.duckdb: the "
+            f"{layout.root} says in {layout.blobs_place.name} where its blobs are, but has no store.duckdb: the "
             "catalog was lost or moved, or making the workspace was broken off. Nothing was changed. Restore "
             "store.duckdb from a backup or from a copy kept in journal/; or name the place again with blobs=."
         )

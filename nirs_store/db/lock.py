@@ -18,7 +18,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -250,6 +250,17 @@ class Lease:
         )
 
 
+@contextlib.contextmanager
+def alone(layout: Layout, *, timeout: float) -> Iterator[None]:
+    """Hold the lease of a workspace alone, without opening its catalog."""
+    lease = Lease(layout, writable=True)
+    lease.acquire(exclusive=True, timeout=timeout)
+    try:
+        yield
+    finally:
+        lease.release()
+
+
 def _read_holder(path: Path) -> dict[str, object]:
     try:
         data = json.loads(read_plain(path))
@@ -297,14 +308,14 @@ class Claim(Protocol):
         """End the session."""
 
     def abandon(self) -> None:
-        """Let go in a forked child: it belongs to the parent."""
+        """Forget it in a forked child: it belongs to the parent."""
 
 
 class Collector(Protocol):
     """A gc whose decision is one direct change, for keys that are never used again."""
 
     def claimed(self) -> set[str]:
-        """List what living store objects claim; nobody claims more until the change under way ends."""
+        """List what living store objects claim; no claim is added until the change under way ends."""
 
     def condemn(self, tokens: Mapping[str, str], /) -> None:
         """Give up keys, each with its token, in the change under way."""
@@ -317,7 +328,7 @@ class Claims(Protocol):
     """Who lives in a workspace, and which blobs they claim."""
 
     def own(self, claim_id: str, /) -> Claim:
-        """Give the claims of one store object, not made yet."""
+        """Return the claims of one store object, not made yet."""
 
     def living(self) -> list[str]:
         """List the claim ids of all store objects that live now."""
@@ -326,7 +337,7 @@ class Claims(Protocol):
         """List ids and paths of blobs that living store objects claim; those of dead ones are removed on request."""
 
     def generation(self, digest: str, /) -> int:
-        """Tell under which generation of its key a blob is saved, as its claim said; 0 where keys are used again."""
+        """Return the generation of the key of a blob, as its claim said; 0 where keys are used again."""
 
     @property
     def collector(self) -> Collector | None:
@@ -340,7 +351,7 @@ class ClaimFolder:
         self._layout = layout
 
     def own(self, claim_id: str, /) -> ClaimFile:
-        """Give the claim file of one store object."""
+        """Return the claim file of one store object."""
         return ClaimFile(self._layout, claim_id)
 
     collector = None
@@ -350,7 +361,7 @@ class ClaimFolder:
         return 0
 
     def living(self) -> list[str]:
-        """List the files that are locked, and sessions that only record: they lock none, and their word must do."""
+        """List the files that are locked, and sessions that only record, which have no lock, until they are idle."""
         recording = [each.root.name for each in inbox_sessions(self._layout) if not is_idle(each)]
         return living(self._layout) + recording
 
@@ -460,7 +471,7 @@ class ClaimFile:
                     self._path.unlink()
 
     def abandon(self) -> None:
-        """Let go in a forked child: the file belongs to the parent."""
+        """Close the file in a forked child: it belongs to the parent."""
         self._lock = threading.Lock()
         if self._fd is not None:
             os.close(self._fd)

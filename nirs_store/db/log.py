@@ -37,7 +37,7 @@ class Change(Protocol):
     """One direct change of the catalog under way."""
 
     def through(self, con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-        """Give the connection that the change is made through."""
+        """Return the connection that the change is made through."""
 
     def commit(self, con: duckdb.DuckDBPyConnection) -> None:
         """Make the change for everybody, just before the catalog's own COMMIT."""
@@ -101,7 +101,7 @@ class CommitLog(Protocol):
         """List those of one writer that appeared since the last call; cheap when there are none."""
 
     def changing(self, catch_up: Callable[[], None]) -> AbstractContextManager[Change]:
-        """Give a frame for one direct change; `catch_up` applies what waits."""
+        """Return a frame for one direct change; `catch_up` applies what waits."""
 
     def sweep_tmp(self, alive: Container[str]) -> None:
         """Remove what killed programs left in the temporary folder."""
@@ -143,15 +143,15 @@ class InboxClaims:
         self._layout = layout
 
     def own(self, claim_id: str, /) -> Claim:
-        """Give what a store object asks for a claim."""
+        """Return what a store object asks for a claim."""
         return _NoClaim(self._layout, claim_id)
 
     def living(self) -> list[str]:
-        """Know of nobody."""
+        """List none."""
         return []
 
     def read(self, *, remove_dead: bool) -> set[str]:
-        """Know of no claims."""
+        """List none."""
         return set()
 
     def generation(self, digest: str, /) -> int:
@@ -190,7 +190,7 @@ class _NoClaim:
 
 
 class Inbox:
-    """The way of those commits into the journal of the workspace; used with its lock held alone."""
+    """Move those commits into the journal of the workspace; used with its lock held alone."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -198,7 +198,7 @@ class Inbox:
         self._told: set[Path] = set()
 
     def waiting(self) -> int:
-        """Count the commits that wait; a folder that cannot be read counts as one, so that somebody is told of it."""
+        """Count the commits that wait; a folder that cannot be read counts as one, so that a warning names it."""
         count = 0
         for session in inbox_sessions(self._layout):
             try:
@@ -209,14 +209,14 @@ class Inbox:
 
     def take(self, log: CommitLog) -> None:
         """Move what waits into the journal, the blobs first; what is damaged is set aside, whole."""
-        # Of a shared workspace the log is elsewhere, and nobody has an inbox in a replica.
+        # The log of a shared workspace is elsewhere, and a replica has no inbox.
         if not isinstance(log, Journal):
             return
         for session in inbox_sessions(self._layout):
             try:
                 self._take_session(log, session)
             except FileNotFoundError:
-                continue  # somebody has moved it; the next query looks again
+                continue  # another process has moved it; the next query looks again
             except PermissionError as error:
                 self._tell(session.root, str(error))
 

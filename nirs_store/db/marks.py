@@ -53,7 +53,7 @@ class ChangeCount:
         execute(
             con,
             "INSERT INTO nirs_store_meta VALUES ('change_count', '1') "
-            # Whatever stands there: an error would be taken for one of the commit that is being applied.
+            # Whatever the value is: an error would be taken for one of the commit that is being applied.
             "ON CONFLICT DO UPDATE SET value = "
             f"(least(coalesce(TRY_CAST(value AS BIGINT), 0), {_MOST}) + 1)::VARCHAR",
         )
@@ -145,9 +145,9 @@ def _is_here(found: dict[str, Any]) -> bool:
 
 
 class Presence:
-    """What one store object says of its computer, from its opening to its end."""
+    """The name that one store object leaves for its computer, from its opening to its end."""
 
-    # The file is locked in common by all stores of this computer; who can lock it alone at the end is the last.
+    # The file is locked in common by all stores of this computer; the last one can lock it alone at its end.
 
     def __init__(self, layout: Layout, *, writable: bool, network: bool) -> None:
         self._layout = layout
@@ -158,12 +158,12 @@ class Presence:
         self._mutex = threading.Lock()
 
     def enter(self, *, take_over: bool = False) -> None:
-        """Leave the name of this computer, or raise `WorkspaceElsewhere`; who only reads leaves none."""
+        """Leave the name of this computer, or raise `WorkspaceElsewhere`; a reader leaves none."""
         with self._mutex:
             self._enter(take_over=take_over)
 
     def check(self) -> None:
-        """Look again: somebody may have taken over. Costs nothing on a local file system."""
+        """Look again: another computer may have taken over. Costs nothing on a local file system."""
         if not self._network:
             return
         with self._mutex:
@@ -196,7 +196,7 @@ class Presence:
                 os.close(fd)
 
     def abandon(self) -> None:
-        """Let go in a forked child, which looks again at its next call."""
+        """Close the file in a forked child, which looks again at its next call."""
         self._mutex = threading.Lock()
         self._let_go()
 
@@ -212,7 +212,7 @@ class Presence:
                 entered = self._try(deadline, take_over=take_over)
                 if entered:
                     return
-                # Only the name that was there when somebody had looked.
+                # Only the name that the user has seen.
                 take_over = take_over and entered is False
                 time.sleep(_POLL)
         except WorkspaceElsewhere:
@@ -287,7 +287,7 @@ class Presence:
         )
         when = "" if since is None else f" since {since:%Y-%m-%d %H:%M} UTC"
         return WorkspaceElsewhere(
-            f"{self._layout.root} lies on a network file system, and {who}{when}. Nothing was changed. {remedy}",
+            f"{self._layout.root} is on a network file system, and {who}{when}. Nothing was changed. {remedy}",
             host=host if isinstance(host, str) else None,
             since=since,
         )

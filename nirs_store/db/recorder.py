@@ -334,7 +334,7 @@ class Recorder:
                         del self._in_hand[token]
 
     def holds(self, token: str) -> bool:
-        """Tell whether a row that waits for its commit holds a blob, which nobody deletes while it does."""
+        """Tell whether a row that waits for its commit holds a blob, which is then not deleted."""
         with self._mutex:
             return token in self._held()
 
@@ -465,11 +465,11 @@ def _with_curves(rows: Mapping[str, list[tuple[Any, ...]]]) -> Mapping[str, list
     return {**rows, "metrics": joined}
 
 
-# -- The one background thread of a store object: commits in time, lets go in time, applies backlogs.
+# -- The one background thread of a store object: commits in time, closes the catalog in time, applies backlogs.
 
 
 _LINGER_POLL = 0.005
-# So soon a guard that was set on another computer binds here.
+# A guard that was set on another computer binds here after this time.
 LOOK_FOR_SETTINGS = 1.0
 
 

@@ -80,7 +80,7 @@ class Settings:
     audit: bool = True
     # Where a shared workspace is: an address of `nirs_store.shared`; `root` is then this computer's replica.
     shared: Any = None
-    # Where the blobs are to lie if not in the folder.
+    # Where the blobs are to be if not in the folder.
     blobs: str | Path | None = None
     # False: the replica of a shared workspace answers as it is; its server is not asked.
     fresh: bool = True
@@ -135,7 +135,7 @@ class Engine:
         self.settings = settings
         self.claims = parts.claims
         self.layout = layout
-        # A replica is written by whoever only asks, too.
+        # The replica is also written in a read-only store, which applies commits to it.
         self.writable = writable and not settings.read_only
         self.known = KnownIds()
         self.journal = parts.log
@@ -474,7 +474,7 @@ class Engine:
                 self.access.try_apply()
             look = self.next_look
             if look is not None and time.monotonic() >= look:
-                # Nobody waits for this, and a call that needs the server finds out by itself what is wrong.
+                # No call waits for this, and one that needs the server reports the error itself.
                 with suppress(NirsStoreError):
                     self._look_for_settings()
         except Exception as error:  # noqa: BLE001 - kept, and raised by the next call of this store
@@ -629,7 +629,7 @@ def _only_records(root: Path) -> str:
 
 
 def _inbox_parts(settings: Settings) -> Parts:
-    """Give what a store that only records is made of: the folder of its session in the inbox, no catalog, no lock."""
+    """Return the parts of a store that only records: the folder of its session in the inbox, no catalog, no lock."""
     home = Layout(settings.root)
     refuse_replica(home)
     refuse_linked_folders(home)

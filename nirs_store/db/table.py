@@ -265,12 +265,6 @@ class _Capturing:
         self._result = self._capture.run(query, parameters)
         return self._result
 
-    def executemany(self, query: Any, parameters: Any = None) -> Any:
-        """Run one statement for each set of parameters."""
-        for params in parameters or ():
-            self._capture.run(query, params)
-        return self
-
     def fetchall(self) -> Any:
         """Fetch from the last statement."""
         return self._result.fetchall()
@@ -280,10 +274,10 @@ class _Capturing:
         return self._result.fetchone()
 
     def sql(self, query: str | duckdb.Statement, **given: Any) -> Any:
-        """Ask a question that gives a relation."""
+        """Run a query that returns a relation."""
         found = self._con.extract_statements(query) if isinstance(query, str) else [query]
         if [each.type.name for each in found] != ["SELECT"]:
-            raise NotCaptured(f"expected a question, found {str(query)[:200]}")
+            raise NotCaptured(f"expected a query, found {str(query)[:200]}")
         return self._con.sql(query, **given)
 
     def __getattr__(self, name: str) -> Any:
@@ -301,16 +295,16 @@ class _Result:
         self.rowcount = -1
 
     def fetchall(self) -> list[tuple[Any, ...]]:
-        """Give all rows that are left."""
+        """Return all rows that are left."""
         rows, self._rows = self._rows, []
         return rows
 
     def fetchone(self) -> tuple[Any, ...] | None:
-        """Give the next row."""
+        """Return the next row."""
         return self._rows.pop(0) if self._rows else None
 
     def fetchmany(self, size: int = 1) -> list[tuple[Any, ...]]:
-        """Give some rows."""
+        """Return some rows."""
         rows, self._rows = self._rows[:size], self._rows[size:]
         return rows
 
@@ -320,7 +314,7 @@ def _is_local(table: str, key: Any) -> bool:
 
 
 def plain_rows(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Give the rows the types that travel: DuckDB labels JSON, and may make long texts of short ones."""
+    """Cast the rows to the types that travel: DuckDB labels JSON, and may make long texts of short ones."""
     columns = []
     for field in schema:
         column = rows.column(field.name)
@@ -346,7 +340,7 @@ def decode_images(header: Mapping[str, Any], data: memoryview) -> Delta:
         if name not in TABLES or name in found or name in LOCAL_TABLES:
             raise ValueError(f"images of a table {name!r}")
         if not (0 < key_bytes <= len(data) - start and 0 < row_bytes <= len(data) - start - key_bytes):
-            raise ValueError(f"the images of {name!r} do not lie in the commit")
+            raise ValueError(f"the images of {name!r} are not within the commit")
         schema = arrow_schema(name)
         key = pa.schema([("key", schema.field(0).type)])
         keys = _read(data[start : start + key_bytes], key, n_keys, name)
@@ -389,13 +383,13 @@ def apply_images(con: duckdb.DuckDBPyConnection, arriving: Incoming, delta: Delt
             execute(con, f"INSERT INTO {name} ({columns}) SELECT {columns} FROM arriving")
 
 
-def digests(con: duckdb.DuckDBPyConnection, tables: Sequence[str] = tuple(TABLES)) -> dict[str, str]:
-    """Return count and sums of hashes of the rows of each table, in whatever order they lie.
+def digests(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Return count and sums of hashes of the rows of each table, in any order.
 
     Left out is what each catalog has for itself: when commits were applied, and in which groups.
     """
     found = {}
-    for name in tables:
+    for name in TABLES:
         if name in LOCAL_TABLES:
             continue
         local = ", ".join(f"'{key}'" for key in LOCAL_KEYS if key != "workspace_id")

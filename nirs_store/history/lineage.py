@@ -237,7 +237,7 @@ class LineageGraph:
         digits = ref.id[-_DIGITS:] if "-" in ref.id else ref.id[:_DIGITS]
         name = self.names.get(ref)
         words = "(not here)" if name is None and ref.kind != "bundle" else short(name or "", _NAME)
-        # Names were written by whoever recorded them; nothing of them may steer a terminal.
+        # Names come from the users who recorded them; no control character of theirs may reach a terminal.
         return printable(f"{ref.kind} {digits} {words}".rstrip())
 
 

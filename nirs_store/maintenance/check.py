@@ -563,7 +563,7 @@ def _look_at(blobs: BlobBackend, expected: Iterable[Expected]) -> tuple[list[Fin
     """Look whether files are there and have their size, without reading them."""
     findings: list[Finding] = []
     present: list[Expected] = []
-    # Far away, one listing costs less than a question for each file.
+    # In an object store, one listing costs less than a request for each file.
     listed = dict(blobs.scan(BLOBS))
     for file in expected:
         try:

@@ -365,11 +365,11 @@ def _collect_in_one_change(
     only: list[str] | None,
     now: bool,
 ) -> GcResult:
-    # Listed before the change, which others wait for; what nobody names is reported only.
+    # Listed before the change, which makes others wait; blobs without a row are only reported.
     there = _stored(engine) if only is None else set()
 
     def work(con: Connection) -> tuple[GcPlan, list[str], int]:
-        # Nobody commits, and nobody claims, from here to the end of the change.
+        # No process commits or claims from here to the end of the change.
         claimed = collector.claimed()
         alive = engine.living_sessions()
         end_dead_sessions(con, alive)

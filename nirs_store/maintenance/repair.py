@@ -34,7 +34,7 @@ from nirs_store.db.connection import CatalogLocked, Options, attach, inspect_cat
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.journal import Journal, SegmentDamaged, leftovers, remove_leftover
 from nirs_store.db.layout import Layout, as_folder
-from nirs_store.db.lock import Lease, living, read_claims
+from nirs_store.db.lock import alone, living, read_claims
 from nirs_store.db.migrations import migration_copies
 from nirs_store.db.session import Engine, Settings
 from nirs_store.db.sql import interruptible, number
@@ -178,15 +178,11 @@ def newest_copy(layout: Layout) -> Path | None:
 
 def restore_catalog(layout: Layout, copy: Path, *, timeout: float) -> None:
     """Put a copy in the place of the catalog; the old file is kept in quarantine/."""
-    lease = Lease(layout, writable=True)
-    lease.acquire(exclusive=True, timeout=timeout)
-    try:
+    with alone(layout, timeout=timeout):
         # Somebody may have put it right since the plan was made.
         if layout.catalog.exists() and _is_readable(layout.catalog):
             raise InvalidInput(f"{layout.catalog} can be read; it was left as it is. Check the store again.")
         _exchange(layout, copy)
-    finally:
-        lease.release()
 
 
 def _exchange(layout: Layout, copy: Path) -> None:
@@ -496,9 +492,7 @@ def _clear(engine: Engine, plan: RepairPlan) -> None:
     """Set damaged commits aside and sweep, under a lease of its own: the journal is not applied yet."""
     layout, journal = engine.layout, Journal(engine.layout)
     engine.recorder.flush()
-    lease = Lease(layout, writable=True)
-    lease.acquire(exclusive=True, timeout=engine.settings.lock_timeout)
-    try:
+    with alone(layout, timeout=engine.settings.lock_timeout):
         for entry in journal.pending():
             if entry.path.name in plan.reject_segments:
                 try:
@@ -512,8 +506,6 @@ def _clear(engine: Engine, plan: RepairPlan) -> None:
         for place in plan.leftovers:
             if layout.root / place in left:
                 remove_leftover(layout.root / place)
-    finally:
-        lease.release()
 
 
 def _mend(con: Connection, layout: Layout, plan: RepairPlan) -> None:

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nirs_store.blobs.durable import ensure_dir
-from nirs_store.blobs.plain import read_plain
 from nirs_store.db.layout import Layout, put_in_place
-from nirs_store.db.lock import Lease
+from nirs_store.db.lock import alone
 from nirs_store.db.session import Engine, Settings
 from nirs_store.db.table import digests
 from nirs_store.errors import (
@@ -37,7 +36,7 @@ from nirs_store.shared import checking, opening
 from nirs_store.shared.log import NO_END
 from nirs_store.shared.moving import put_from
 from nirs_store.shared.offline import LocalBlobs
-from nirs_store.shared.replica import Position, read_position
+from nirs_store.shared.replica import Position, read_mark, read_position
 
 _GC = "`nirs-store gc` removes it."
 _LOST = ("blob_missing", "blob_size", "blob_corrupt")
@@ -74,6 +73,18 @@ def check(engine: Engine, *, read_data: bool, progress: Progress | None = None) 
 
     With `read_data`, the replica is also compared with one that is built from the log.
     """
+    report = _look(engine, read_data=read_data, progress=progress)
+    if not read_data or report.of_kind("log_damaged") or report.of_kind("replica_differs"):
+        return report
+    wrong = _difference(engine, engine.settings)
+    if wrong is None:
+        return report
+    found = [*report.findings, finding("replica_differs", str(engine.layout.root), wrong)]
+    return CheckReport.of_findings(engine.place, read_data, found, report.counts)
+
+
+def _look(engine: Engine, *, read_data: bool, progress: Progress | None) -> CheckReport:
+    """Check everything but what takes another replica, built from the log."""
     state = _state(engine)
     timeout = engine.settings.lock_timeout
     report = checks.check(
@@ -88,17 +99,14 @@ def check(engine: Engine, *, read_data: bool, progress: Progress | None = None) 
                 found.append(replace(each, remedy=_GC))
         else:
             found.append(each)
-    log = [
+    found += [
         finding("log_damaged", "log", f"{words}.")
         for words in checking.check_log(engine, read_data=read_data)
     ]
-    found += log
     others = checking.who_differs(engine, state.position.number, state.digest)
     if others:
         words = f"at commit {state.position.number} its rows are not those of {', '.join(others)}."
         found.append(finding("replica_differs", str(engine.layout.root), words))
-    elif read_data and not log and (wrong := _difference(engine, engine.settings)) is not None:
-        found.append(finding("replica_differs", str(engine.layout.root), wrong))
     return CheckReport.of_findings(engine.place, read_data, found, report.counts)
 
 
@@ -119,7 +127,8 @@ def repair(settings: Settings, *, dry_run: bool, progress: Progress | None = Non
         engine = opening.open_engine(settings)
     except (CatalogDamaged, ForeignCatalog) as error:
         place = opening.place_of(settings)
-        if not _is_ours(place, opening.workspace_id_of(settings)):
+        mark = read_mark(place)
+        if mark is None or mark.workspace_id != opening.workspace_id_of(settings):
             raise
         reason, keep = f"It cannot be used: {error}", isinstance(error, ReplicaRefused)
         plan = RepairPlan(str(place.root), rebuild=reason)
@@ -141,37 +150,22 @@ def repair(settings: Settings, *, dry_run: bool, progress: Progress | None = Non
     return plan
 
 
-def _is_ours(place: Layout, workspace_id: str) -> bool:
-    try:
-        said = json.loads(read_plain(place.replica))
-    except (OSError, ValueError):
-        return False
-    return isinstance(said, dict) and said.get("workspace_id") == workspace_id
-
-
 def _plan(engine: Engine, settings: Settings, progress: Progress | None) -> RepairPlan:
-    report = check(engine, read_data=False, progress=progress)
+    report = _look(engine, read_data=True, progress=progress)
     # Of a log that is damaged no replica can be built.
     difference = None if report.of_kind("log_damaged") else _difference(engine, settings)
-    timeout = engine.settings.lock_timeout
-    data = checks.check(engine.access, engine.layout, read_data=True, timeout=timeout, progress=progress)
-    findings = {(f.kind, f.where): f for f in (*report.findings, *data.findings)}
-    lost = sorted({f.where for f in findings.values() if f.kind in _LOST})
-    copies = _copies(Layout(engine.layout.root))
+    lost = sorted({f.where for f in report.findings if f.kind in _LOST})
+    copies = LocalBlobs(Layout(engine.layout.root), "cache")
     there = tuple(key for key in lost if _has(copies, key))
-    damaged = any(f.kind == "catalog_damaged" for f in findings.values())
+    damaged = report.of_kind("catalog_damaged")
     rebuild = difference or ("DuckDB cannot read all of it." if damaged else None)
     mine = ("catalog_damaged", "replica_differs", "blob_orphan")
     kept: list[Finding] = [
         f
-        for f in findings.values()
+        for f in report.findings
         if f.severity != "info" and f.where not in there and (f.kind not in mine or rebuild is None)
     ]
     return RepairPlan(str(engine.layout.root), rebuild=rebuild, put_back=there, kept=tuple(kept))
-
-
-def _copies(place: Layout) -> LocalBlobs:
-    return LocalBlobs(place, "cache")
 
 
 def _has(copies: LocalBlobs, key: str) -> bool:
@@ -185,7 +179,7 @@ def _has(copies: LocalBlobs, key: str) -> bool:
 def _put_back(settings: Settings, plan: RepairPlan) -> None:
     engine = opening.open_engine(settings)
     try:
-        source = Layout(engine.layout.root, _copies(Layout(engine.layout.root)))
+        source = Layout(engine.layout.root, LocalBlobs(Layout(engine.layout.root), "cache"))
         for key in plan.put_back:
             put_from(source, engine.layout.blobs, key)
         facts = {"put_back": len(plan.put_back)}
@@ -235,16 +229,12 @@ def _rebuild(settings: Settings, place: Layout, *, keep: bool) -> None:
     """Put another replica in the place of one, which is kept aside until the new one was compared there."""
     with _built(settings, place.root, until=NO_END) as (new, state):
         aside = place.root / (f"set-aside-{time.strftime('%Y%m%d-%H%M%S')}" if keep else "set-aside")
-        lease = Lease(place, writable=True)
-        lease.acquire(exclusive=True, timeout=settings.lock_timeout)
-        try:
+        with alone(place, timeout=settings.lock_timeout):
             ensure_dir(aside)
             for path in (place.wal, place.catalog):
                 if path.exists():
                     put_in_place(path, aside / path.name)
             put_in_place(new.catalog, place.catalog)
-        finally:
-            lease.release()
     there = opening.open_engine(replace(settings, read_only=True), until=state.position.number)
     try:
         found = _state(there)

@@ -63,7 +63,7 @@ def frame(con: Connection, sql: str, params: Any = None) -> pl.DataFrame:
 
 def row_of(con: Connection, sql: str, params: Any) -> dict[str, Any] | None:
     """Return the single row of a query, JSON decoded and times in UTC, or None."""
-    # The first parameter is the id; what is not text is no id of anything.
+    # The first parameter is the id; a value that is not text cannot be one.
     identifier = params["id"] if isinstance(params, dict) else params[0]
     rows = fetch(con, sql, params) if is_text(identifier) else []
     if not rows:

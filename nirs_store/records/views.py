@@ -420,7 +420,7 @@ def _short(ids: Sequence[str]) -> str:
 
 def tree_lines(node: Node) -> Iterator[str]:
     """Write a tree, a line a node."""
-    # What a chain is made of was written by whoever recorded it; nothing of it may steer a terminal.
+    # These words come from the user who recorded the chain; no control character of theirs may reach a terminal.
     yield printable(node.text)
     for place, child in enumerate(node.below):
         last = place == len(node.below) - 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from urllib.parse import quote, unquote, urlencode
 
 from nirs_store.addresses import SharedPlace, is_secret, without_secrets
 from nirs_store.blobs.bucket import parse_place
+from nirs_store.blobs.copies import user_cache
 from nirs_store.db.layout import network_filesystem
 from nirs_store.display import printable
 from nirs_store.errors import InvalidInput, did_you_mean
@@ -74,7 +74,7 @@ class Address(SharedPlace):
 
 
 def parse(text: str | SharedPlace, *, blobs: str | os.PathLike[str] | None = None) -> Address:
-    """Read an address such as ``postgresql://lab.example/nirs?workspace=corn``; one that was read stays as it is."""
+    """Read an address such as ``postgresql://lab.example/nirs?workspace=corn``; an `Address` is returned unchanged."""
     if isinstance(text, Address):
         return text
     if not isinstance(text, str):
@@ -93,7 +93,7 @@ def parse(text: str | SharedPlace, *, blobs: str | os.PathLike[str] | None = Non
     unknown = [key for key in params if key not in known]
     if unknown:
         advice = did_you_mean(unknown[0], [*_OWN, *known])
-        raise InvalidInput(f"{masked}: there is no option {unknown[0][:100]!r}.{advice} Nothing was opened.")
+        raise InvalidInput(f"{masked}: unknown option {unknown[0][:100]!r}.{advice} Nothing was opened.")
     secret = {key: known[key] or is_secret(key) for key in params}
     return Address(
         tuple(sorted(item for item in params.items() if not secret[item[0]])),
@@ -145,12 +145,12 @@ def _parameters(text: str, masked: str) -> tuple[dict[str, str], dict[str, str]]
         try:
             value = unquote(value.replace("+", "%20") if key == "workspace" else value, errors="strict")
         except UnicodeDecodeError:
-            raise refuse("what is written with percent signs is not UTF-8") from None
+            raise refuse("the bytes written with percent signs are not UTF-8") from None
         if not value.isprintable():
             raise refuse("it has control characters")
         target = own if key in _OWN else params
         if key in target:
-            raise refuse(f"{key!r} is there twice")
+            raise refuse(f"{key!r} is given twice")
         target[key] = value
     return params, own
 
@@ -203,12 +203,4 @@ def replicas_folder() -> Path:
         return Path(base).expanduser().absolute()
     # The computer's name too: home folders are shared in clusters, and known as local ones in containers.
     host = re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname()) or "host"
-    return _cache() / "nirs_store" / "replicas" / host
-
-
-def _cache() -> Path:
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return user_cache() / "replicas" / host

@@ -1,9 +1,9 @@
-"""What a shared workspace says of itself: its log, who lives in it, how far its computers are, what does not fit."""
+"""The state of a shared workspace: its log, who records into it, how far its computers are, and what is wrong."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -11,14 +11,14 @@ from nirs_store.db.session import Engine, Settings
 from nirs_store.db.sql import execute
 from nirs_store.shared.log import SharedLog
 from nirs_store.shared.opening import open_engine
-from nirs_store.shared.pg import Connection
+from nirs_store.shared.pg import Connection, one
 
 _PIECE = 200
 
 
 @dataclass(frozen=True)
 class Computer:
-    """One replica, as it was when its computer last said so."""
+    """One replica, as its computer last described it."""
 
     machine: str
     behind: int
@@ -94,8 +94,8 @@ def status_of(engine: Engine) -> Status:
         "(SELECT any_value(size_bytes) AS size FROM blobs GROUP BY artifact_path)"
     )
     ((count, size),) = engine.query(lambda con: execute(con, sql).fetchall())
-    found = log.server.run(lambda con: _status(con, log, alive))
-    return replace(found, n_blobs=int(count), blob_bytes=int(size), replica=str(engine.layout.root))
+    replica = str(engine.layout.root)
+    return log.server.run(lambda con: _status(con, log, alive, int(count), int(size), replica))
 
 
 def log_of(engine: Engine) -> SharedLog:
@@ -105,14 +105,16 @@ def log_of(engine: Engine) -> SharedLog:
     return log
 
 
-def _status(con: Connection, log: SharedLog, alive: list[str]) -> Status:
+def _status(
+    con: Connection, log: SharedLog, alive: list[str], n_blobs: int, blob_bytes: int, replica: str
+) -> Status:
     ws = log.workspace_id
-    head, floor, snapshot, blobs, schema = _row(
+    head, floor, snapshot, blobs, schema = one(
         con,
         "SELECT head, floor, snapshot_n, blobs_url, schema_version FROM nirs_store.workspaces WHERE ws = %s",
         [ws],
     )
-    size, rejected, condemned = _row(
+    size, rejected, condemned = one(
         con,
         "SELECT (SELECT coalesce(sum(bytes), 0) FROM nirs_store.log WHERE ws = %(ws)s AND n > %(floor)s), "
         "(SELECT count(*) FROM nirs_store.rejected WHERE ws = %(ws)s), "
@@ -139,14 +141,14 @@ def _status(con: Connection, log: SharedLog, alive: list[str]) -> Status:
         int(condemned),
         str(blobs),
         int(schema),
-        0,
-        0,
-        "",
+        n_blobs,
+        blob_bytes,
+        replica,
     )
 
 
 def check_log(engine: Engine, *, read_data: bool = False) -> list[str]:
-    """Look whether the log is whole; returns what is wrong with it.
+    """Check whether the log is whole; returns what is wrong with it.
 
     With `read_data`, the bytes of every commit in the log are hashed.
     """
@@ -158,7 +160,7 @@ def check_log(engine: Engine, *, read_data: bool = False) -> list[str]:
         "SELECT w.head, w.floor, array_agg(l.n) FILTER (WHERE l.n IS NOT NULL) FROM nirs_store.workspaces w "
         "LEFT JOIN nirs_store.log l ON l.ws = w.ws AND l.n > w.floor WHERE w.ws = %s GROUP BY w.head, w.floor"
     )
-    head, floor, numbers = log.server.run(lambda con: _row(con, sql, [ws]))
+    head, floor, numbers = log.server.run(lambda con: one(con, sql, [ws]))
     there = set(numbers or ())
     missing = sorted(set(range(floor + 1, head + 1)) - there)
     if missing:
@@ -197,9 +199,3 @@ def _damaged(log: SharedLog, numbers: list[int]) -> list[str]:
             if data is None or hashlib.sha256(data).hexdigest() != digest:
                 found.append(f"commit {n} is {'missing' if data is None else 'not what was committed'}")
     return found
-
-
-def _row(con: Connection, sql: str, params: Any) -> Any:
-    row = con.execute(sql, params).fetchone()
-    assert row is not None
-    return row

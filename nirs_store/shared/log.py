@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import math
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -28,30 +30,29 @@ from nirs_store.db.sql import incoming
 from nirs_store.db.table import Capture, encode_images
 from nirs_store.errors import (
     NirsStoreError,
-    NotAWorkspace,
-    SchemaTooNew,
     SessionEnded,
     SharedStoreUnreachable,
     StoreBusy,
 )
 from nirs_store.ids import naive, new_id, utcnow
 from nirs_store.shared.objects import LogBodies
-from nirs_store.shared.pg import Connection, Server
+from nirs_store.shared.pg import Connection, Server, one, removed, schema_differs
 from nirs_store.shared.replica import Position, note_as_of, read_position, write_position
 from nirs_store.values import storable
 
 T = TypeVar("T")
 
-# Larger bodies are put into the object store, and the row has their key.
+# Larger bodies go into the object store, and their rows have the keys.
 _INLINE = 256 << 10
-# What is fetched at once, and how many commits are listed at once.
+# At most so many bytes are fetched at once, and so many commits listed.
 _FETCH_BYTES = 16 << 20
 _LISTED = 10_000
 NO_END = (1 << 63) - 1
-# A server ends a change that does nothing for so long: its process was stopped. One that works says so in between.
+# The server is told this often how far this computer is.
 _SAY_EVERY = 60.0
-# After so long a connection for changes is given back: servers have few.
+# A connection for changes that was not used for so long is closed: servers have few.
 _IDLE = 10.0
+# A server ends a change that does nothing for so long: its process was stopped. One that works pings in between.
 _STOPPED_AFTER, _PING = "30s", 10.0
 _APPEND = "SELECT n, rejections FROM nirs_store.append(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 
@@ -178,14 +179,14 @@ class SharedLog:
     def _append(self, txid: str, session: str, claim: str, body: bytes) -> tuple[int, int]:
         row = self._row(txid, "rows", session, self.holders.get(claim, claim), body)
         number, rejections = self.server.run(
-            lambda con: _one(con, _APPEND, row), patience=self.server.address.patience
+            lambda con: one(con, _APPEND, row), patience=self.server.address.patience
         )
         return int(number), int(rejections)
 
     def commit_images(self, body: bytes, txid: str) -> None:
         """Commit images of new rows of a workspace that is being made."""
         row = self._row(txid, "delta", "", "", body)
-        self.server.run(lambda con: _one(con, _APPEND, row), patience=self.server.address.patience)
+        self.server.run(lambda con: one(con, _APPEND, row), patience=self.server.address.patience)
 
     def migrate(self, step: Migration) -> None:
         """Run a step in the direct change of this thread, which becomes the commit that says so."""
@@ -284,17 +285,13 @@ class SharedLog:
 
     def _refuse_other(self, schema: int) -> None:
         if schema != self.schema:
-            raise SchemaTooNew(
-                f"{self.server.address} was migrated to schema version {schema}, and this nirs_store knows "
-                f"{self.schema}. Nothing was changed, and rows that are not committed are in memory. Upgrade "
-                "nirs_store here."
-            )
+            raise schema_differs(self.server.address, schema, self.schema)
 
     def _mine(self, con: Connection, sql: str) -> Any:
         """Ask the row of this workspace."""
         row = con.execute(sql, [self.workspace_id]).fetchone()
         if row is None:
-            raise NotAWorkspace(f"{self.server.address} is not there any more: the workspace was removed.")
+            raise removed(self.server.address)
         return row
 
     def pending(self) -> Sequence[Entry]:
@@ -449,7 +446,7 @@ class SharedLog:
                 f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = '{_STOPPED_AFTER}'; "
                 f"SET LOCAL tcp_user_timeout = '{_STOPPED_AFTER}'"
             )
-            head, version = _one(con, _LOCK_HEAD, [self.workspace_id, holders])
+            head, version = one(con, _LOCK_HEAD, [self.workspace_id, holders])
             self._refuse_other(int(version))
         except BaseException:
             with contextlib.suppress(psycopg.Error):  # a connection that is lost has rolled back
@@ -494,8 +491,12 @@ class _SharedChange:
         self._created = utcnow().isoformat()
         self._done = threading.Event()
         # DuckDB may be at work for minutes: a process that is stopped does not ping, and one that works does.
-        self._pinger = threading.Thread(target=self._ping, name="nirs_store change", daemon=True)
-        self._pinger.start()
+        self._pinger: threading.Thread | None = None
+        pinger = threading.Thread(target=self._ping, name="nirs_store change", daemon=True)
+        # The interpreter is ending and starts no threads: the change has half a minute between two statements.
+        with contextlib.suppress(RuntimeError):
+            pinger.start()
+            self._pinger = pinger
 
     def through(self, con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
         """Return a connection that notes which rows are touched."""
@@ -532,7 +533,7 @@ class _SharedChange:
             row = self._log._row(txid, "delta", "", "", found, settings=settings)
         self._stop_pinging()
         try:
-            number, _ = _one(self._con, sql, row)
+            number, _ = one(self._con, sql, row)
             position = Position(number, txid)
             write_position(con, position)
             self._con.execute("COMMIT")
@@ -569,7 +570,7 @@ class _SharedChange:
         return Position(int(found[0]), txid)
 
     def end(self) -> None:
-        """Let the head go."""
+        """Release the head."""
         self._stop_pinging()
         if not self._con.closed:
             try:
@@ -580,7 +581,7 @@ class _SharedChange:
 
     def _stop_pinging(self) -> None:
         self._done.set()
-        if self._pinger is not threading.current_thread():
+        if self._pinger is not None:
             self._pinger.join()
 
     def _ping(self) -> None:
@@ -593,16 +594,6 @@ class _SharedChange:
 
 def _writer(body: bytes) -> tuple[str, str]:
     """Return claim and session of a commit, from its header."""
-    import json
-    import struct
-
     (length,) = struct.unpack_from("<I", body, 8)
     header = json.loads(body[12 : 12 + length])
     return str(header["claim"]), str(header["session"])
-
-
-def _one(con: Connection, sql: str, params: Sequence[Any]) -> Any:
-    row = con.execute(sql, params).fetchone()
-    if row is None:
-        raise psycopg.OperationalError("the server gave no row")
-    return row

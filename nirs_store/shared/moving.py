@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ import pyarrow.compute as pc
 
 from nirs_store.blobs.backend import BlobBackend
 from nirs_store.blobs.durable import fsync_dir, remove_file
-from nirs_store.blobs.plain import read_plain
+from nirs_store.db.apply import applied_ids
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.layout import Layout, as_folder
 from nirs_store.db.schema import SCHEMA_VERSION, TABLES, arrow_schema
@@ -29,7 +28,7 @@ from nirs_store.shared.objects import LogBodies, ObjectBlobs, backend_of
 from nirs_store.shared.opening import library, open_engine
 from nirs_store.shared.pg import Connection as ServerConnection
 from nirs_store.shared.pg import Server
-from nirs_store.shared.replica import mark
+from nirs_store.shared.replica import Mark, read_mark, write_mark
 
 # Rows of one commit: of tables with bytes fewer.
 _ROWS, _ROWS_OF_BYTES = 20_000, 1_000
@@ -93,21 +92,16 @@ def share(
 
 def _finish_marked(layout: Layout, address: Address) -> Moved | None:
     """Go on where a share was killed after the folder was marked, and before the workspace got its name."""
-    try:
-        said = json.loads(read_plain(layout.replica))
-        workspace_id = str(said["workspace_id"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # not marked, or not by this
-    hidden, sql = (
-        f"{address.workspace} ({workspace_id})",
-        "SELECT name FROM nirs_store.workspaces WHERE ws = %s",
-    )
+    mark = read_mark(layout)
+    if mark is None or mark.address != str(address):
+        return None
+    hidden, sql = _hidden(address, mark.workspace_id), "SELECT name FROM nirs_store.workspaces WHERE ws = %s"
     server = Server(address)
     try:
-        row = server.run(lambda con: con.execute(sql, [workspace_id]).fetchone())
-        if said.get("address") != str(address) or row is None or row[0] != hidden:
+        row = server.run(lambda con: con.execute(sql, [mark.workspace_id]).fetchone())
+        if row is None or row[0] != hidden:
             return None
-        server.run(lambda con: _finish(con, workspace_id, address))
+        server.run(lambda con: _finish(con, mark.workspace_id, address))
     finally:
         server.close()
     engine = open_engine(Settings(Path(), shared=address, create=False))
@@ -117,11 +111,16 @@ def _finish_marked(layout: Layout, address: Address) -> Moved | None:
         engine.close()
 
 
+def _hidden(address: Address, workspace_id: str) -> str:
+    """Return the name that a workspace has until all of it is there; no address can have it."""
+    return f"{address.workspace} ({workspace_id})"
+
+
 def _share(engine: Engine, access: Database, address: Address, progress: Progress | None) -> Moved:
     workspace_id = access.transact(_workspace_id)
     server = Server(address)
     try:
-        hidden = f"{address.workspace} ({workspace_id})"
+        hidden = _hidden(address, workspace_id)
         server.run(lambda con: _begin(con, workspace_id, address, hidden))
         backend = backend_of(str(address.blobs), engine.layout, owner=workspace_id)
         if isinstance(backend, ObjectBlobs):
@@ -143,11 +142,11 @@ def _share(engine: Engine, access: Database, address: Address, progress: Progres
         if before.catalog.exists():
             snapshots.set_aside(before, wait=engine.settings.lock_timeout)
         _compare(address, hidden, expected)
-        if not engine.journal.is_empty(access.settle(_applied)):
+        if not engine.journal.is_empty(access.settle(applied_ids)):
             raise StoreBusy(
                 f"Another process recorded into {engine.layout.root} meanwhile. It is not shared; share it again."
             )
-        mark(engine.layout, workspace_id, str(address), str(address.blobs))
+        write_mark(engine.layout, Mark(workspace_id, str(address), str(address.blobs)))
         server.run(lambda con: _finish(con, workspace_id, address))
         return moved
     finally:
@@ -257,10 +256,6 @@ def _workspace_id(con: Connection) -> str:
     return str(con.execute("SELECT value FROM nirs_store_meta WHERE key = 'workspace_id'").fetchall()[0][0])
 
 
-def _applied(con: Connection) -> set[str]:
-    return {str(row[0]) for row in con.execute("SELECT txid FROM applied").fetchall()}
-
-
 def clone(
     address: Address, folder: Path, *, dry_run: bool = False, progress: Progress | None = None
 ) -> Moved:
@@ -290,7 +285,7 @@ def clone(
                     lost = str(error.filename and key)
     finally:
         engine.close()
-    # From here on it is a workspace like any other: the last thing said was that every blob of its rows is there.
+    # From here on it is a workspace like any other: every blob of its rows was found there.
     remove_file(local.replica)
     fsync_dir(folder)
     shutil.rmtree(folder / "cache", ignore_errors=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import re
 import warnings
@@ -19,20 +19,17 @@ from nirs_store.blobs.backend import BlobStat
 from nirs_store.blobs.bucket import parse_place
 from nirs_store.blobs.copies import Copies
 from nirs_store.blobs.durable import Buffer
-from nirs_store.blobs.plain import read_plain
 from nirs_store.db.journal import Entry, Rejection
 from nirs_store.db.layout import Layout, replica_as_of
 from nirs_store.db.session import Engine, Parts, Settings
 from nirs_store.db.sql import execute
-from nirs_store.errors import InvalidInput, NotAWorkspace, SharedStoreUnreachable
+from nirs_store.errors import InvalidInput, NotAWorkspace, ReplicaRefused, SharedStoreUnreachable
 from nirs_store.shared.address import Address, replicas_folder
 from nirs_store.shared.log import SharedLog
-from nirs_store.shared.objects import LogBodies, SharedFolder
+from nirs_store.shared.objects import HASHED, LogBodies, SharedFolder
 from nirs_store.shared.pg import Server
-from nirs_store.shared.replica import read_position
+from nirs_store.shared.replica import Mark, read_mark, read_position
 from nirs_store.shared.sessions import SharedClaims
-
-_HASH = re.compile(r"artifacts/[0-9a-f]{2}/([0-9a-f]{64})(?:~[0-9]{1,6})?\.[a-z0-9_-]+")
 
 
 def open_offline(settings: Settings) -> Engine:
@@ -45,18 +42,17 @@ def open_offline(settings: Settings) -> Engine:
             f"{address}: this computer has no replica of it yet, so the server has to be asked. Nothing was "
             "made. Open it once without fresh=False (--offline)."
         )
-    workspace_id = str(said["workspace_id"])
-    blobs = _blobs(str(address.blobs or said.get("blobs") or ""), place)
+    blobs = _blobs(address.blobs or said.blobs, place)
     layout = Layout(folder, blobs)
     server = Server(address)
-    log = OfflineLog(server, workspace_id, layout, LogBodies(blobs), "")
+    log = OfflineLog(server, said.workspace_id, layout, LogBodies(blobs), "")
     claims = _Claims(log, blobs)
     engine = Engine.open(
         replace(settings, root=folder, create=False, read_only=True), Parts(layout, log, claims)
     )
     claims.engine = engine
     if settings.session_id is None:
-        position = engine.query(lambda con: read_position(con, workspace_id, layout))
+        position = engine.query(lambda con: read_position(con, said.workspace_id, layout))
         when = replica_as_of(layout)
         warnings.warn(
             f"{address} is open without its server (fresh=False): answers come from this computer's replica, which "
@@ -77,20 +73,19 @@ def _age(when: datetime | None) -> str:
     return f"less than a minute ago ({when:%Y-%m-%d %H:%M})"
 
 
-def _replica_of(address: Address) -> tuple[Path, dict[str, str]]:
+def _replica_of(address: Address) -> tuple[Path, Mark]:
     """Find the replica by what its folder says; only the server knows the id of a workspace by its name."""
+    there: dict[Path, Mark] = {}
     if address.replica is not None:
-        found = {address.replica: _said(address.replica)}
+        if (said := read_mark(Layout(address.replica))) is not None:
+            there[address.replica] = said
     else:
-        base = replicas_folder()
-        found = {path: _said(path) for path in (sorted(base.iterdir()) if base.is_dir() else ())}
-        wanted = _without_user(str(address))
-        found = {
-            path: said
-            for path, said in found.items()
-            if said and _without_user(said.get("address", "")) == wanted
-        }
-    there = {path: said for path, said in found.items() if said is not None}
+        base, wanted = replicas_folder(), _without_user(str(address))
+        for path in sorted(base.iterdir()) if base.is_dir() else ():
+            with contextlib.suppress(ReplicaRefused):  # it may be the replica of any workspace
+                said = read_mark(Layout(path))
+                if said is not None and _without_user(said.address) == wanted:
+                    there[path] = said
     if len(there) > 1:
         raise InvalidInput(
             f"{address}: this computer has several replicas under that address: {', '.join(map(str, there))}. Nothing "
@@ -109,14 +104,6 @@ def _without_user(address: str) -> str:
     return re.sub(r"//[^/@]*@", "//", address)
 
 
-def _said(folder: Path) -> dict[str, str] | None:
-    try:
-        said = json.loads(read_plain(Layout(folder).replica))
-    except (OSError, ValueError):
-        return None
-    return said if isinstance(said, dict) and isinstance(said.get("workspace_id"), str) else None
-
-
 def _blobs(url: str, place: Layout) -> SharedFolder | LocalBlobs:
     where = parse_place(url) if url else None
     if where is not None and where.scheme == "file" and Path(where.prefix).is_dir():
@@ -126,7 +113,7 @@ def _blobs(url: str, place: Layout) -> SharedFolder | LocalBlobs:
 
 
 class LocalBlobs:
-    """The copies of blobs on this computer; a `BlobBackend` that says of all others that they cannot be had now."""
+    """The copies of blobs on this computer; a `BlobBackend` that raises for all others."""
 
     far = False
 
@@ -193,7 +180,7 @@ class LocalBlobs:
         self._away("")
 
     def _digest(self, key: str) -> str:
-        match = _HASH.fullmatch(key)
+        match = HASHED.fullmatch(key)
         return match[1] if match else self._away(key)
 
     def _away(self, key: str) -> NoReturn:
@@ -232,7 +219,7 @@ class OfflineLog(SharedLog):
 
 
 class _Claims(SharedClaims):
-    """Nobody can say who lives: sessions that have not ended in the replica count as living."""
+    """Claims without the server: sessions that have not ended in the replica count as living."""
 
     engine: Engine | None = None
 

@@ -112,7 +112,7 @@ def _workspace(con: Connection, address: Address, *, create: bool) -> tuple[str,
     if found is None and create:
         pgschema.ensure(con)
     elif found is None:
-        raise NotAWorkspace(f"{address}: there is no workspace in this database. Nothing was changed.")
+        raise NotAWorkspace(f"{address}: this database has no workspaces. Nothing was changed.")
     elif found > pgschema.VERSION:
         raise SchemaTooNew(
             f"{address}: its tables have version {found}, and this nirs_store knows {pgschema.VERSION}. Nothing was "
@@ -137,7 +137,9 @@ def _workspace(con: Connection, address: Address, *, create: bool) -> tuple[str,
             str(r[0]) for r in con.execute("SELECT name FROM nirs_store.workspaces ORDER BY name LIMIT 20")
         ]
         known = f" There are: {', '.join(names)}." if names else ""
-        raise NotAWorkspace(f"{address}: there is no workspace of that name.{known} Nothing was changed.")
+        raise NotAWorkspace(
+            f"{address}: this database has no workspace with that name.{known} Nothing was changed."
+        )
     workspace_id, schema, blobs, empty = row
     place = None if address.blobs in (None, blobs) else parse_place(address.blobs)
     if place is not None and place.scheme == "file" and not (Path(place.prefix) / "artifacts").is_dir():

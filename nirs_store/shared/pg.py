@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from nirs_store.blobs.bucket import is_loopback
+from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.errors import (
     InvalidInput,
     NirsStoreError,
@@ -54,7 +55,7 @@ _KEEPALIVE = {
 
 
 class _Heard(psycopg.Connection[Any]):
-    """A connection that does not wait forever for a server that is stopped, or for packets that nobody passes on."""
+    """A connection that does not wait forever for a server that is stopped, or for packets that are lost."""
 
     silence = _SILENCE
 
@@ -85,16 +86,14 @@ class Server:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        # Called with each new connection before anything else, by whom.
+        # Called with each new connection before anything else; by the caller's name.
         self.on_connect: dict[str, Callable[[Connection], None]] = {}
         self._lock = threading.RLock()
         self._con: Connection | None = None
 
     def run(self, work: Callable[[Connection], T], *, patience: float = 0.0) -> T:
-        """Do some work, again on a new connection if the old one is lost: done twice, it must be as if done once.
-
-        A lost connection is replaced once at least; for `patience` seconds it is tried again and again.
-        """
+        """Do some work, again on a new connection if the old one is lost: done twice, it must be as if done once."""
+        # A lost connection is replaced once at least; for `patience` seconds it is tried again and again.
         deadline = time.monotonic() + patience
         pause, fresh = 0.0, False
         while True:
@@ -126,18 +125,14 @@ class Server:
         text = " ".join(str(error).split())
         match error.sqlstate:
             case code if code == NO_WORKSPACE:
-                return NotAWorkspace(f"{self.address} is not there any more: the workspace was removed.")
+                return removed(self.address)
             case code if code == SCHEMA_DIFFERS:
-                return SchemaTooNew(
-                    f"{self.address} has schema version {text.split()[0]}, and this nirs_store writes another. Nothing "
-                    "was committed, and the rows are in memory. Upgrade nirs_store to the version that the workspace "
-                    "was migrated with, on every computer."
-                )
+                return schema_differs(self.address, text.split()[0], SCHEMA_VERSION)
             case code if code == SESSION_ENDED:
                 return SessionEnded(
-                    f"{self.address}: this store object did not answer for a while and was taken for dead, so its "
-                    "claims were given up. Nothing of its last commit was made. Open the workspace again and save once "
-                    "more what was not committed."
+                    f"{self.address}: this store object did not answer for a while and was taken for dead, so what it "
+                    "had claimed was given up. Nothing was committed now. Open the workspace again and save once more "
+                    "what was not committed."
                 )
             case "42501":
                 return ReadOnlyStore(
@@ -296,6 +291,27 @@ class Server:
             )
 
 
+def removed(address: Address) -> NotAWorkspace:
+    """Return the error for a workspace that was there a moment ago."""
+    return NotAWorkspace(f"{address} is not there any more: the workspace was removed. Nothing was changed.")
+
+
+def schema_differs(address: Address, found: object, known: int) -> SchemaTooNew:
+    """Return the error for a workspace that was migrated while it was open here."""
+    return SchemaTooNew(
+        f"{address} has schema version {found}, and this nirs_store writes {known}. Nothing was changed, and rows that "
+        "are not committed are in memory. Upgrade nirs_store here to the version that the workspace was migrated with."
+    )
+
+
+def one(con: Connection, sql: str, params: Any) -> Any:
+    """Run a statement whose answer is one row."""
+    row = con.execute(sql, params).fetchone()
+    if row is None:
+        raise psycopg.OperationalError("the server returned no row")
+    return row
+
+
 def _may_pass(error: psycopg.Error) -> bool:
     """Tell whether it may help to try again: a refused connection has no code, only words."""
     if error.sqlstate:
@@ -303,7 +319,7 @@ def _may_pass(error: psycopg.Error) -> bool:
     return not _HOPELESS.search(str(error))
 
 
-# What was said of servers: that their clocks differ, or that a connection is not safe.
+# Addresses for which a warning was made: of their clock, or of a connection that is not safe.
 _told: set[str] = set()
 # Connections of a parent: psycopg does not end them here, and neither does this list.
 _inherited: list[Connection] = []

@@ -14,7 +14,7 @@ from nirs_store.errors import InvalidInput
 
 VERSION = 1
 
-# Errors that the functions raise, in a class of SQLSTATE that nobody else uses.
+# Errors that the functions raise, in a class of SQLSTATE of their own.
 NO_WORKSPACE, SCHEMA_DIFFERS, SESSION_ENDED = "NS001", "NS002", "NS003"
 
 _DDL = """
@@ -69,7 +69,7 @@ CREATE OR REPLACE FUNCTION nirs_store.append(
 ) LANGUAGE plpgsql SECURITY DEFINER SET search_path = nirs_store, pg_temp AS $$
 DECLARE w workspaces%ROWTYPE;
 BEGIN
-    -- Refused before it can keep every computer from reading on: what is not what it says to be.
+    -- A commit that cannot be what it says would keep every replica from applying those after it.
     IF coalesce(
         p_kind NOT IN ('rows', 'delta', 'migrate') OR p_txid !~ '^[0-9a-f-]{36}$' OR p_sha256 !~ '^[0-9a-f]{64}$'
         OR (p_kind = 'migrate' AND NOT has_table_privilege(session_user, 'nirs_store.workspaces', 'INSERT'))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
+import msgspec
 
 from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.blobs.plain import read_plain
@@ -26,7 +26,7 @@ class ReplicaTooOld(ReplicaRefused):
 
 
 class Position(NamedTuple):
-    """The last commit that a replica holds: its number, and its txid, because numbers are given again by others."""
+    """The last commit that a replica holds: number, and txid, because a restored log uses numbers again."""
 
     number: int
     txid: str
@@ -97,17 +97,17 @@ def new_meta(workspace_id: str) -> dict[str, str]:
     return {"workspace_id": workspace_id, POSITION: str(Position(0, ""))}
 
 
-def prepare(layout: Layout, workspace_id: str, words: str, blobs: str) -> None:
+def prepare(layout: Layout, workspace_id: str, address: str, blobs: str) -> None:
     """Make or accept the folder of a replica; one with anything else in it is left as it is."""
     folder = layout.root
     if folder.is_dir():
         _keep_private(folder)
-    said = _read_mark(layout)
+    said = read_mark(layout)
     if said is None:
-        # What a process that was killed, or is just about to mark it, has written of the mark is nothing yet.
+        # A process that was killed, or is about to make the mark, may have left a draft of it.
         draft = f"{layout.replica.name}.*.tmp"
         filled = folder.is_dir() and any(not path.match(draft) for path in folder.iterdir())
-        if filled and (said := _read_mark(layout)) is None:
+        if filled and (said := read_mark(layout)) is None:
             raise ReplicaRefused(
                 f"{folder} is not empty and is not a replica. Nothing was changed. Name another folder for the replica."
             )
@@ -115,30 +115,39 @@ def prepare(layout: Layout, workspace_id: str, words: str, blobs: str) -> None:
         ensure_dir(folder.parent)
         ensure_dir(folder)
         _keep_private(folder)
-    elif not isinstance(said, dict) or said.get("workspace_id") != workspace_id:
+    elif said.workspace_id != workspace_id:
         raise ReplicaRefused(
             f"{folder} is a replica of another workspace. Nothing was changed. Name another folder for this one."
         )
-    if said is None or (said.get("address"), said.get("blobs")) != (words, blobs):
+    wanted = Mark(workspace_id, address, blobs)
+    if said != wanted:
         # The time of the file says when the replica was compared with the server; a new one was not yet.
         moment = 0.0 if said is None else layout.replica.stat().st_mtime
-        mark(layout, workspace_id, words, blobs)
+        write_mark(layout, wanted)
         os.utime(layout.replica, (moment, moment))
 
 
-def _read_mark(layout: Layout) -> Any:
+class Mark(msgspec.Struct, frozen=True):
+    """What the file in a folder says that makes it a replica."""
+
+    workspace_id: str
+    address: str = ""
+    blobs: str = ""
+
+
+def read_mark(layout: Layout) -> Mark | None:
+    """Read of which workspace a folder is a replica; None where it is not one."""
     try:
-        return json.loads(read_plain(layout.replica))
+        return msgspec.json.decode(read_plain(layout.replica), type=Mark)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ReplicaRefused(f"{layout.replica} cannot be read: {error}. Nothing was changed.") from error
 
 
-def mark(layout: Layout, workspace_id: str, words: str, blobs: str) -> None:
+def write_mark(layout: Layout, mark: Mark) -> None:
     """Say in a folder that it is not a workspace of its own, and what it is a replica of."""
-    said = {"workspace_id": workspace_id, "address": words, "blobs": blobs}
-    write_file(layout.replica, json.dumps(said).encode())
+    write_file(layout.replica, msgspec.json.encode(mark))
 
 
 def note_as_of(layout: Layout, moment: float) -> None:

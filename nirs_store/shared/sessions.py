@@ -1,4 +1,4 @@
-"""Who lives in a shared workspace: a row for each store object that records, and a lock that ends with it."""
+"""Which store objects record into a shared workspace: one row for each, and a lock that ends with it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,10 @@ import psycopg
 
 from nirs_store.errors import NirsStoreError, SessionEnded, StoreClosed
 from nirs_store.shared.log import SharedLog
-from nirs_store.shared.pg import Connection
+from nirs_store.shared.pg import Connection, one
 from nirs_store.values import storable
 
-_ENDED = (
-    "{}: this store object did not answer for a while and was taken for dead, and what it had claimed was given up. "
-    "Open the workspace again and save once more what was not committed."
-)
-# A lock is taken before its row can be seen, so of a row that is seen the lock is seen too, unless it was let go.
+# A session takes its lock before its row can be seen, so a row without a lock is of a session that is dead.
 _LOCKED = (
     "EXISTS (SELECT 1 FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = "
     "(SELECT oid FROM pg_database WHERE datname = current_database()) "
@@ -44,11 +40,10 @@ class SharedClaims:
         self.collector = SharedCollector(log, backend)
 
     def generation(self, digest: str, /) -> int:
-        """Tell what the newest claim of a blob said; in a direct change, where nobody gives up keys, what is so now."""
+        """Return what the newest claim of a blob said; in a direct change, which keeps keys as they are, ask again."""
         if self.log.is_changing():
             sql = "SELECT coalesce(max(generation) + 1, 0) FROM nirs_store.keys WHERE ws = %s AND token = %s"
-            row = self.log.ask(lambda con: con.execute(sql, [self.workspace_id, digest]).fetchone())
-            self.generations[digest] = 0 if row is None else int(row[0])
+            (self.generations[digest],) = self.log.ask(lambda con: one(con, sql, [self.workspace_id, digest]))
         return self.generations.get(digest, 0)
 
     def own(self, claim_id: str, /) -> SharedClaim:
@@ -62,17 +57,21 @@ class SharedClaims:
         return sorted({str(row[0]).partition("+")[0] for row in rows})
 
     def read(self, *, remove_dead: bool) -> set[str]:
-        """Read what those claim whose lock is held; the others are ended, and cannot commit any more."""
+        """Read the claims of sessions that hold their lock; end the others, which then cannot commit any more."""
         ws = self.workspace_id
 
         def work(con: Connection) -> set[str]:
             if remove_dead:
-                for (holder,) in con.execute(_DEAD, [ws]).fetchall():
-                    con.execute("SELECT nirs_store.end_holder(%s, %s)", [ws, holder])
+                _end_dead(con, ws)
             sql = f"SELECT token FROM nirs_store.claims WHERE ws = %s AND holder IN ({_ALIVE})"
             return {str(row[0]) for row in con.execute(sql, [ws, ws]).fetchall()}
 
         return self.server.run(work)
+
+
+def _end_dead(con: Connection, workspace_id: str) -> None:
+    for (holder,) in con.execute(_DEAD, [workspace_id]).fetchall():
+        con.execute("SELECT nirs_store.end_holder(%s, %s)", [workspace_id, holder])
 
 
 class Removing(Protocol):
@@ -83,7 +82,7 @@ class Removing(Protocol):
 
 
 class SharedCollector:
-    """A gc of a shared workspace: its decision is a direct change, and what it gave up is deleted at leisure."""
+    """A gc of a shared workspace: one direct change condemns keys, and their objects are deleted after it."""
 
     def __init__(self, log: SharedLog, backend: Removing) -> None:
         self._log = log
@@ -95,8 +94,7 @@ class SharedCollector:
 
         def work(con: Connection) -> set[str]:
             con.execute("SELECT nirs_store.lock_claims()")
-            for (holder,) in con.execute(_DEAD, [ws]).fetchall():
-                con.execute("SELECT nirs_store.end_holder(%s, %s)", [ws, holder])
+            _end_dead(con, ws)
             sql = "SELECT token FROM nirs_store.claims WHERE ws = %s"
             return {str(row[0]) for row in con.execute(sql, [ws]).fetchall()}
 
@@ -109,7 +107,8 @@ class SharedCollector:
         self._log.in_change(lambda con: [con.execute(sql, row) for row in rows])
 
     def remove(self) -> int:
-        """Delete objects, then note that they are gone; repeating it is harmless: keys are not used again."""
+        """Delete the objects of condemned keys, then note that they are gone; returns how many."""
+        # Harmless to repeat: no key is used again.
         server, ws = self._log.server, self._log.workspace_id
         sql = "FROM nirs_store.keys WHERE ws = %s AND state = 'condemned'"
         rows = server.run(lambda con: con.execute(f"SELECT key {sql} ORDER BY key", [ws]).fetchall())
@@ -150,21 +149,22 @@ class SharedClaim:
         return False
 
     def ensure(self) -> None:
-        """Make the row, and lock it before anybody can take its owner for dead."""
+        """Make the row, which is locked before others can see it."""
         with self._mutex:
             if self._begun:
                 return
             if self._ended:
                 raise StoreClosed
-            self._connect()
+            server = self._claims.server
+            # First: another thread may lose the connection and open a new one right after this one was locked.
+            server.on_connect[self.claim_id] = self._begin
+            try:
+                server.run(self._begin, patience=server.address.patience)
+            except BaseException:
+                server.on_connect.pop(self.claim_id, None)
+                raise
             self._begun = True
             self._claims.log.renewals[self.claim_id] = self._renew
-
-    def _connect(self) -> None:
-        server = self._claims.server
-        server.on_connect.pop(self.claim_id, None)
-        server.run(self._begin, patience=server.address.patience)
-        server.on_connect[self.claim_id] = self._begin
 
     def _renew(self) -> bool:
         """Begin again under another name, and claim everything again; False where something was given up."""
@@ -174,7 +174,7 @@ class SharedClaim:
             self._renewed += 1
             self._holder = f"{self.claim_id}+{self._renewed}"
             self._key = secrets.randbits(63)
-            self._connect()
+            self._claims.server.run(self._begin, patience=self._claims.server.address.patience)
             before = {token: self._claims.generations.get(token, 0) for token in self._tokens}
             kept = [self._claim(token) == generation for token, generation in before.items()]
             # Rows that wait refer to what was given up: they stay refused, under the name that was ended.
@@ -185,8 +185,8 @@ class SharedClaim:
 
     def _begin(self, con: Connection) -> None:
         # The lock comes before the row, also on a new connection: the old one may still hold it, and is ended.
-        row = con.execute("SELECT pg_try_advisory_lock(%s)", [self._key]).fetchone()
-        if row is None or not row[0]:
+        (locked,) = one(con, "SELECT pg_try_advisory_lock(%s)", [self._key])
+        if not locked:
             con.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 "
                 "AND (classid::bigint << 32 | objid::bigint) = %s AND pid <> pg_backend_pid()",
@@ -208,26 +208,24 @@ class SharedClaim:
                 return
             try:
                 self._claim(token)
-            except SessionEnded:
-                ended = True
-            else:
                 return
-        # Its lock is not held while it begins again.
-        if ended and not self._renew():
-            raise SessionEnded(_ENDED.format(self._claims.server.address))
+            except SessionEnded as error:
+                ended = error
+        # Beginning again takes the mutex itself.
+        if not self._renew():
+            raise ended
         with self._mutex:
             self._claim(token)
 
     def _claim(self, token: str) -> int:
         params = [self._claims.workspace_id, self._holder, token]
-        row = self._claims.server.run(
-            lambda con: con.execute("SELECT nirs_store.claim(%s, %s, %s)", params).fetchone(),
+        (generation,) = self._claims.server.run(
+            lambda con: one(con, "SELECT nirs_store.claim(%s, %s, %s)", params),
             patience=self._claims.server.address.patience,
         )
-        generation = int(row[0]) if row is not None else 0
         self._claims.generations[token] = generation
         self._tokens.add(token)
-        return generation
+        return int(generation)
 
     def clear(self, keep: set[str], /) -> None:
         """Drop the claims that no row in the buffer needs."""
@@ -265,7 +263,7 @@ class SharedClaim:
                 server.run(lambda con: con.execute("SELECT nirs_store.end_holder(%s, %s)", params))
 
     def abandon(self) -> None:
-        """Let go in a forked child: the connection belongs to the parent."""
+        """Forget everything in a forked child: the connection belongs to the parent."""
         self._mutex = threading.Lock()
         self._begun = False
         self._forget(self._tokens)

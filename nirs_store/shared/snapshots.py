@@ -11,14 +11,14 @@ import zstandard
 from nirs_store.blobs.durable import Draft
 from nirs_store.db.database import Database
 from nirs_store.db.layout import Layout, make_folders, put_in_place
-from nirs_store.db.lock import Lease
+from nirs_store.db.lock import alone
 from nirs_store.db.schema import SCHEMA_VERSION, forget
 from nirs_store.db.session import Engine
 from nirs_store.errors import ReplicaRefused
 from nirs_store.ids import new_id
 from nirs_store.shared.log import SharedLog
 from nirs_store.shared.objects import ObjectBlobs, SharedFolder
-from nirs_store.shared.pg import Connection, Server
+from nirs_store.shared.pg import Connection, Server, one
 from nirs_store.shared.replica import Position
 
 # After so many commits, or bytes of them, the next one who opens the workspace makes a snapshot.
@@ -53,12 +53,13 @@ def is_due(con: Connection, workspace_id: str) -> bool:
     row = con.execute(may + "f.pronamespace = 'nirs_store'::regnamespace").fetchone()
     if row is None or not row[0]:
         return False
-    row = con.execute(
+    count, size = one(
+        con,
         "SELECT count(*), coalesce(sum(l.bytes), 0) FROM nirs_store.log l JOIN nirs_store.workspaces w ON w.ws = l.ws "
         "WHERE l.ws = %s AND l.n > coalesce(w.snapshot_n, 0)",
         [workspace_id],
-    ).fetchone()
-    return row is not None and (int(row[0]) >= EVERY_COMMITS or int(row[1]) >= EVERY_BYTES)
+    )
+    return bool(count >= EVERY_COMMITS or size >= EVERY_BYTES)
 
 
 def publish(
@@ -98,17 +99,16 @@ def publish(
 def truncate(
     server: Server, workspace_id: str, backend: ObjectBlobs | SharedFolder, *, older_than_days: float
 ) -> int:
-    """Let go of the bodies of old commits that the newest snapshot holds; returns how many."""
+    """Delete the bodies of old commits that the newest snapshot holds; returns how many."""
     params = [workspace_id, older_than_days]
-    row = server.run(lambda con: con.execute("SELECT nirs_store.truncate(%s, %s)", params).fetchone())
-    count = 0 if row is None else int(row[0])
+    (count,) = server.run(lambda con: one(con, "SELECT nirs_store.truncate(%s, %s)", params))
     sql = (
         "SELECT l.key FROM nirs_store.log l JOIN nirs_store.workspaces w ON w.ws = l.ws "
         "WHERE l.ws = %s AND l.n <= w.floor AND l.n > w.floor - %s AND l.key IS NOT NULL"
     )
     keys = server.run(lambda con: con.execute(sql, [workspace_id, count]).fetchall())
     backend.remove([str(key) for (key,) in keys])
-    return count
+    return int(count)
 
 
 def start_from(
@@ -121,13 +121,9 @@ def start_from(
     if found is None:
         return
     make_folders(place, False)
-    lease = Lease(place, writable=True)
-    lease.acquire(exclusive=True, timeout=wait)
-    try:
+    with alone(place, timeout=wait):
         if not place.catalog.exists():
             _fetch(found, backend, place)
-    finally:
-        lease.release()
 
 
 def _fetch(found: Snapshot, backend: ObjectBlobs | SharedFolder, place: Layout) -> None:
@@ -162,10 +158,6 @@ def _fetch(found: Snapshot, backend: ObjectBlobs | SharedFolder, place: Layout) 
 
 def set_aside(place: Layout, *, wait: float) -> None:
     """Put away the catalog of a replica that the log does not reach back to."""
-    lease = Lease(place, writable=True)
-    lease.acquire(exclusive=True, timeout=wait)
-    try:
+    with alone(place, timeout=wait):
         for path in (place.catalog, place.wal):
             path.unlink(missing_ok=True)
-    finally:
-        lease.release()

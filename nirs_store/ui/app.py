@@ -363,7 +363,7 @@ def make_app(desk: Desk, guard: Guard) -> Starlette:
         return _page_of_error(status, words or str(getattr(error, "detail", error)))
 
     async def gone(_: HttpRequest, error: Exception) -> Response:
-        return Response(status_code=400)  # the sender has left, so nobody reads this
+        return Response(status_code=400)  # the sender has left and does not read this
 
     async def broken(_: HttpRequest, error: Exception) -> Response:
         return _page_of_error(

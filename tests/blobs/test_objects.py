@@ -25,7 +25,7 @@ from nirs_store.blobs import objects
 from nirs_store.blobs.backend import BLOBS, BlobBackend, hash_blob
 from nirs_store.blobs.bucket import Bucket, parse_place
 from nirs_store.blobs.copies import Copies
-from nirs_store.blobs.objects import ObjectBlobs, key_of, name_of
+from nirs_store.blobs.objects import Names, ObjectBlobs, key_of, name_of
 from nirs_store.blobs.store import BlobStore, blob_key
 from nirs_store.errors import (
     ArtifactMissing,
@@ -704,3 +704,79 @@ def test_a_new_artifact_costs_three_requests_and_one_that_is_gone_is_missed(
         store._engine.layout.blobs._bucket.delete([name_of(blob_key(first, "joblib"))])  # type: ignore[attr-defined]
         with pytest.raises(ArtifactMissing, match="gone"):
             chain_of(store, pipeline_id, first)
+
+
+# -- Many threads, and an interpreter that is ending.
+
+
+class _Stepped(threading.Thread):
+    """A thread that stops before one line of the look at the list of condemned names, until it is told to go on."""
+
+    def __init__(self, names: Names, line: int, meanwhile: Callable[[], None]) -> None:
+        super().__init__()
+        self.names, self.line, self.meanwhile = names, line, meanwhile
+        self.lines = 0
+
+    def run(self) -> None:
+        sys.settrace(self.trace)
+        self.found = self.names.generation(KEY)
+        sys.settrace(None)
+
+    def trace(self, frame: Any, event: str, _: Any) -> Any:
+        if frame.f_code.co_name != "_look":
+            return None
+        if event == "line":
+            self.lines += 1
+            if self.lines == self.line:
+                self.meanwhile()
+        return self.trace
+
+
+@pytest.mark.parametrize("late", range(5, 18))
+def test_a_condemned_name_is_not_free_because_another_thread_had_read_the_list_before(
+    tmp_path: Path, late: int
+) -> None:
+    trash, condemned = tmp_path / "trash", tmp_path / "condemned"
+    trash.mkdir()
+    for step in range(1, 40):
+        condemned.write_bytes(b"+ artifacts/00/other 0 .\n")
+        names, stopped, go_on = Names(trash, condemned), threading.Event(), threading.Event()
+
+        def wait(stopped: threading.Event = stopped, go_on: threading.Event = go_on) -> None:
+            stopped.set()
+            assert go_on.wait(60)
+
+        first = _Stepped(names, late, wait)
+        first.start()
+        while not stopped.wait(0.001) and first.is_alive():
+            pass
+        Names(trash, condemned)._append("+", [(KEY, 0)])
+
+        def end(first: _Stepped = first, go_on: threading.Event = go_on) -> None:
+            go_on.set()
+            first.join()
+
+        second = _Stepped(names, step, end)
+        second.start()
+        second.join()
+        end()
+        assert (second.found, names.generation(KEY)) == (1, 1)
+        if second.lines < step:
+            break
+
+
+def test_a_deletion_goes_on_while_the_interpreter_ends(
+    tmp_path: Path, blobs: ObjectBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    keys = [blob_key(hashlib.sha256(bytes([each])).hexdigest(), "joblib") for each in range(5)]
+    blobs.put(dict.fromkeys(keys, DATA))
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", refuse)
+    blobs.trash(keys)
+    blobs.restore(keys[:2])
+    assert sorted(blobs.list(BLOBS)) == sorted(keys[:2])
+    assert blobs.delete(keys[2:])[0] == 3

@@ -67,7 +67,7 @@ def credentials(patch: pytest.MonkeyPatch, home: Path) -> None:
 
 
 def address(port: int | None = None) -> str:
-    """Name a prefix that nobody has used."""
+    """Name a prefix that is new."""
     return f"s3://lab/t{next(_numbers)}?endpoint=http://127.0.0.1:{port or s3_port()}"
 
 

@@ -35,7 +35,7 @@ CONTRACT = (
 
 
 class Workspaces:
-    """Shared workspaces that stand in for folders: one for each folder that a test opens."""
+    """Shared workspaces in the place of folders: one for each folder that a test opens."""
 
     def __init__(self, new_database: Callable[[], str], base: Path, replicas: int) -> None:
         self.replicas = replicas
@@ -75,7 +75,7 @@ class Workspaces:
         return parse(text, blobs=(place / "blobs").as_uri())
 
     def blobs(self, folder: Path) -> Path:
-        """Return where the blobs lie of the workspace that stands in for a folder."""
+        """Return where the blobs are of the workspace in the place of a folder."""
         return self._base / self._names[folder.resolve()] / "blobs"
 
     def open(self, folder: Path, replica: int, **options: Any) -> WorkspaceStore:
@@ -276,7 +276,7 @@ _REAL_PLACE_OF = nirs_store.store._place_of
 def workspaces(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Workspaces]:
-    """Give what stands in for folders, by the kind of workspace."""
+    """Return what is used in the place of folders, by the kind of workspace."""
     known: dict[str, Workspaces] = {}
 
     def of_kind(kind: str) -> Workspaces:

@@ -99,7 +99,7 @@ def play(talk: Talk, place: str, number: int, statement: int, when: str) -> None
 
 
 def disturbed(store: WorkspaceStore, number: int) -> dict[str, Any]:
-    """Take all steps; recording succeeds at once, a change or a question at the second attempt at the latest."""
+    """Take all steps; recording succeeds at once, a change or a query at the second attempt at the latest."""
     session = Session(store, number)
     for step in Session.STEPS:
         try:
@@ -161,7 +161,7 @@ def look(store: WorkspaceStore, sessions: Mapping[int, Mapping[str, Any]]) -> No
 
 @contextmanager
 def at_statement(number: int, when: str, act: Callable[[Any], None]) -> Iterator[Callable[[], int]]:
-    """Do something before or after the n-th statement that this process sends; gives the count."""
+    """Do something before or after the n-th statement that this process sends; returns the count."""
     real, counter, last = psycopg.Connection.execute, itertools.count(1), [0]
 
     def execute(self: Any, *args: Any, **named: Any) -> Any:

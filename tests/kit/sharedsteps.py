@@ -1,7 +1,7 @@
 """Computers of one shared workspace, of which one goes one step at a time.
 
 Each is in a thread that stops before every statement to PostgreSQL and at every object. A seed decides what each does,
-who is next, who is killed or cut off there, and when a deletion that was held back arrives: so a seed gives the same
+who is next, who is killed or cut off there, and when a deletion that was held back arrives: so a seed makes the same
 interleaving each time, on a real server.
 """
 
@@ -28,13 +28,13 @@ from nirs_store.shared import opening, pg
 __all__ = ["Broken", "Bucket", "Stage", "play"]
 
 _STUCK = 30.0
-# Which statements wait for whoever holds the head of the log, the claims, or the row of a holder.
+# Statements that wait until the head of the log, the claims, or the row of a holder is free.
 _LOCKS = {
     "head": ("append(", "lock_head(", "reject("),
     "claims": ("claim(", "unclaim(", "lock_claims(", "end_holder("),
     "holders": ("begin_holder(", "end_holder("),
 }
-# Nothing lies between these and what follows.
+# No other step can come between these and the next one.
 _PASSED = ("BEGIN", "SET LOCAL", "SELECT pg_backend_pid")
 _FAULTS = ("kill before", "kill after", "cut before", "cut after", "cut before", "cut after")
 
@@ -49,7 +49,7 @@ class Broken(AssertionError):
 
 @dataclass
 class Actor:
-    """One computer, and where it stands."""
+    """One computer, and the step that it has come to."""
 
     name: str
     computer: Any = None
@@ -74,7 +74,7 @@ class Cast(Protocol):
         """Choose what a computer does in the next scene."""
 
     def leave(self, computer: Any) -> None:
-        """Let go of what a killed process had of this one."""
+        """Release what a killed process had of this one."""
 
     def look(self, computers: Sequence[Any], stage: Stage) -> None:
         """Raise what is broken."""
@@ -183,7 +183,7 @@ class Stage:
             self._hear(actor)
 
     def end(self, actors: Sequence[Actor]) -> None:
-        """End whoever still stands somewhere."""
+        """End the computers that are still in the middle of a step."""
         for actor in actors:
             actor.dead = True
             while actor.busy:

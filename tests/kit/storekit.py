@@ -130,7 +130,7 @@ def commit_rows(folder: Path, rows: dict[str, list[tuple[Any, ...]]], claim: str
 
 
 def blob_root(store: WorkspaceStore) -> Path:
-    """The folder that the blobs of a workspace lie in; of a folder, itself."""
+    """The folder with the blobs of a workspace; of a folder, itself."""
     return Path(store._engine.layout.blobs.address("x")).parent
 
 

@@ -21,6 +21,7 @@ from nirs_store.db import database as database_module
 from nirs_store.db.table import digests
 from nirs_store.errors import InvalidInput, NirsStoreError, ReplicaRefused, SharedStoreUnreachable, StoreBusy
 from nirs_store.shared import pgschema
+from nirs_store.shared.pg import Server
 from nirs_store.store import WorkspaceStore
 
 
@@ -88,6 +89,7 @@ import sys
 sys.path.insert(0, {kit!r})
 from storekit import whole_pipeline
 from nirs_store.shared import pgschema
+from nirs_store.shared.pg import Server
 from nirs_store.store import WorkspaceStore
 store = WorkspaceStore({place!r})
 run_id = store.begin_run("r", {{}}, [])
@@ -222,7 +224,7 @@ def test_a_replica_whose_making_was_interrupted_is_made_and_two_at_once_make_one
     with WorkspaceStore(f"{place}/killed") as store:
         assert store.list_runs().height == 1
     # Another process makes it between the look for the mark and the look into the folder.
-    real = replica_module._read_mark
+    real = replica_module.read_mark
 
     def slow(layout: Any) -> Any:
         found = real(layout)
@@ -230,7 +232,7 @@ def test_a_replica_whose_making_was_interrupted_is_made_and_two_at_once_make_one
         WorkspaceStore(f"{place}/both").close()
         return found
 
-    monkeypatch.setattr(replica_module, "_read_mark", slow)
+    monkeypatch.setattr(replica_module, "read_mark", slow)
     with WorkspaceStore(f"{place}/both") as store:
         assert store.list_runs().height == 1
 
@@ -350,3 +352,57 @@ def test_a_wrong_password_or_database_is_said_at_once(database: str, server: Any
     for place in (server.url("nowhere"), database.replace("lab@", "nobody@")):
         with pytest.raises(SharedStoreUnreachable, match="does not exist"):
             WorkspaceStore(f"{place}?workspace=corn&patience=1000", create=False, lock_timeout=1000)
+
+
+def test_a_session_counts_as_alive_when_its_connection_is_lost_right_after_it_began(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = machine("one"), machine("other")
+    server = one._engine.claims.server
+    real = Server.run
+
+    def run(self: Server, work: Any, **options: Any) -> Any:
+        found = real(self, work, **options)
+        if self is server and work.__name__ == "_begin":
+            monkeypatch.undo()
+            server.drop()
+            server.run(lambda con: con.execute("SELECT 1"))  # another thread, which comes first
+        return found
+
+    monkeypatch.setattr(Server, "run", run)
+    begin(one)
+    one.flush()
+    assert one._engine._claim.claim_id in other._engine.claims.living()
+
+
+def test_a_change_is_made_while_the_interpreter_ends_and_starts_no_threads(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = machine("one"), machine("other")
+    run_id, _ = begin(one)
+    one.flush()
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "nirs_store change":
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    one.retention.pin(run_id, "the paper")
+    other.retention.pin(run_id, "the other paper")
+    assert one.retention.pins().height == 1
+
+
+@pytest.mark.parametrize(
+    "text", [b"[" * 200_000, b'{"workspace_id": 7}', b"null", b"\xff", b'{"x": ' * 50_000]
+)
+def test_a_replica_whose_file_cannot_be_read_is_refused_and_left(machine: Any, text: bytes) -> None:
+    with machine("one") as one:
+        begin(one)
+        place, file = one._engine.settings.shared, one._engine.layout.replica
+    file.write_bytes(text)
+    for fresh in (True, False):
+        with pytest.raises(ReplicaRefused, match=r"replica\.json cannot be read"):
+            WorkspaceStore(place, fresh=fresh)
+    assert file.read_bytes() == text

@@ -213,3 +213,17 @@ def test_a_repair_leaves_alone_what_another_computer_has_saved_and_not_committed
         assert one.repair().empty
         chain_of(two, pipeline_id, artifact_id)
     assert one.load_artifact(artifact_id) == {"slope": 2.0}
+
+
+def test_a_repair_says_of_a_blob_without_a_row_what_a_check_says(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = machine("one")
+    record(one, "first")
+    one._engine.layout.blobs.put({f"artifacts/ab/{'ab' * 32}.joblib": b"x"})
+    assert one.repair(dry_run=True).kept == one.check().findings == ()
+    monkeypatch.setattr("nirs_store.maintenance.check.LEFTOVER_AGE", -1.0)
+    assert one.repair(dry_run=True).kept == one.check().findings
+    assert [(each.kind, each.remedy) for each in one.check().findings] == [
+        ("blob_orphan", "`nirs-store gc` removes it.")
+    ]

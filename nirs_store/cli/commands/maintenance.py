@@ -45,11 +45,12 @@ def command_check(ctx: click.Context, read_data: bool, as_json: bool, workspace:
     0. Of a shared workspace, its log and the replica on this computer are checked too.
     """
     from nirs_store.cli._workspace import shared_settings
-    from nirs_store.maintenance import shared as shared_care
     from nirs_store.maintenance.check import check_workspace
 
     with progress("Reading models") as show:
         if (settings := shared_settings(workspace)) is not None:
+            from nirs_store.maintenance import shared as shared_care
+
             report = shared_care.check_address(settings, read_data=read_data, progress=show)
         else:
             report = check_workspace(workspace, read_data=read_data, progress=show)
@@ -202,9 +203,10 @@ def command_repair(restore_catalog: bool, dry_run: bool, yes: bool, workspace: P
     log where they differ, and lost models are put back from the copies here.
     """
     from nirs_store.cli._workspace import shared_settings
-    from nirs_store.maintenance import shared as shared_care
+    from nirs_store.lazy import later
     from nirs_store.maintenance.repair import plan_workspace_repair, repair_workspace
 
+    shared_care: Any = later("nirs_store.maintenance.shared")
     settings = shared_settings(workspace)
     if settings is not None and restore_catalog:
         raise click.UsageError("--restore-catalog is for a folder; a replica is built again from the log.")

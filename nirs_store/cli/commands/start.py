@@ -228,9 +228,7 @@ def command_grant(workspace: Path, role: str, right: str) -> None:
         server.run(lambda con: pgschema.grant(con, role, right))
     finally:
         server.close()
-    click.echo(
-        f"{printable(role)} is a {right} now." if right != "admin" else f"{printable(role)} is an admin now."
-    )
+    click.echo(f"{printable(role)} is {'an' if right == 'admin' else 'a'} {right} now.")
 
 
 def _settings(workspace: Any) -> Any:

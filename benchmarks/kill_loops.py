@@ -1,4 +1,4 @@
-"""Kill loops on a shared workspace: four recording processes, one that deletes and collects, two computers that ask.
+"""Kill loops on a shared workspace: four processes record, one deletes and collects, two computers query.
 
     python -m benchmarks.kill_loops                 ten minutes
     python -m benchmarks.kill_loops --seconds 60
@@ -66,7 +66,7 @@ while True:
 
 
 class Loop(threading.Thread):
-    """Runs a program, kills it after a while, and runs it again."""
+    """Run a program, kill it after a while, and run it again."""
 
     def __init__(self, code: str, until: float, life: float, seed: int) -> None:
         super().__init__(daemon=True)
@@ -76,7 +76,7 @@ class Loop(threading.Thread):
         self.errors: list[str] = []
 
     def run(self) -> None:
-        """Go on until the time is over."""
+        """Repeat until the time is over."""
         while time.monotonic() < self._until:
             process = subprocess.Popen(
                 [sys.executable, "-c", self._code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -103,7 +103,7 @@ class Loop(threading.Thread):
 
 
 def judge(stores: list[Any], loops: list[Loop]) -> dict[str, int]:
-    """Count what was lost, doubled, missing and different."""
+    """Count rows and blobs that are lost, doubled, missing or different."""
     from nirs_store.db.table import digests
 
     done = {run_id for loop in loops for what, run_id in loop.said if what == "done"}
@@ -146,7 +146,7 @@ def judge(stores: list[Any], loops: list[Loop]) -> dict[str, int]:
 def run(
     server: str, folder: Path, seconds: float, *, life: float = 20.0, seed: int = 0
 ) -> tuple[dict[str, int], list[str]]:
-    """Let the loops run on an empty database, and judge; returns the counts, and errors in words."""
+    """Run the loops on an empty database; return the counts and the messages of errors."""
     from nirs_store.store import WorkspaceStore
 
     def place(name: str) -> str:
@@ -187,7 +187,7 @@ def run(
 
 
 def main() -> int:
-    """Run from the command line; 1 when a promise was broken."""
+    """Run from the command line; return 1 if a promise was broken."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

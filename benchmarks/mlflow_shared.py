@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 
 
 def record(client: MlflowClient, experiment: str, blobs: int) -> None:
-    """Log a run with five scores, and files of 300 kB."""
+    """Log a run with five scores and files of 300 kB."""
     run = client.create_run(experiment).info.run_id
     now = int(time.time() * 1000)
     client.log_batch(run, [Metric(f"val_rmse_fold_{fold}", 0.5, now, 0) for fold in range(5)])
@@ -32,7 +32,7 @@ def record(client: MlflowClient, experiment: str, blobs: int) -> None:
 
 
 def main() -> None:
-    """Record what is asked for."""
+    """Record on request."""
     uri, bucket = sys.argv[1:]
     client = MlflowClient(uri)
     found = client.get_experiment_by_name("bench")

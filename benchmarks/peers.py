@@ -18,7 +18,7 @@ from benchmarks.paths import VENVS
 PINNED = {"mlflow": "mlflow==3.17.2", "nirs4all": "nirs4all==1.4.10"}
 _SAME = ("numpy", "scikit-learn", "joblib", "psutil")
 _ALSO = ("polars", "pyarrow")
-# MLflow with PostgreSQL and S3 is measured beside a shared workspace.
+# For the comparison of MLflow on PostgreSQL and S3 with a shared workspace.
 _SERVERS = ("psycopg2-binary", "boto3")
 
 

@@ -1,4 +1,4 @@
-"""What a shared workspace needs, on this computer: PostgreSQL, an S3 server, and lines to both that are slow."""
+"""Run the servers of a shared workspace on this computer: PostgreSQL, S3, and proxies that delay their answers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "lab", "AWS_SECRET_ACCESS_KEY": "lab", "AWS_
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on."""
+    """Find an unused port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
@@ -40,7 +40,7 @@ def free_port() -> int:
 
 @contextmanager
 def postgresql(folder: Path) -> Iterator[int]:
-    """Run a PostgreSQL server that syncs each commit; gives its port."""
+    """Run a PostgreSQL server that syncs each commit; yield its port."""
     found = [path for pattern in _WHERE for path in Path("/").glob(pattern) if (path / "initdb").exists()]
     on_path = shutil.which("initdb")
     programs = max(found, default=Path(on_path).parent if on_path else None, key=str)
@@ -69,7 +69,7 @@ def postgresql(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def object_store(bucket: str) -> Iterator[int]:
-    """Run moto with one bucket in a process of its own; gives its port."""
+    """Run moto with one bucket in its own process; yield its port."""
     port = free_port()
     with _process(port, "-c", _S3, str(port)):
         address = f"http://127.0.0.1:{port}/{bucket}"
@@ -79,7 +79,7 @@ def object_store(bucket: str) -> Iterator[int]:
 
 @contextmanager
 def slow_line(to: int, milliseconds: float) -> Iterator[int]:
-    """Run a proxy that holds back each answer of a port for a while; gives its own port."""
+    """Run a proxy that delays each answer of a port; yield the proxy's port."""
     port = free_port()
     with _process(port, "-m", __name__, str(port), str(to), str(milliseconds)):
         yield port
@@ -87,7 +87,7 @@ def slow_line(to: int, milliseconds: float) -> Iterator[int]:
 
 @contextmanager
 def _process(port: int, *words: str) -> Iterator[None]:
-    """Run a program until the block ends, which begins when it listens."""
+    """Run a program during the block; enter the block when the program listens."""
     with subprocess.Popen([sys.executable, *words], stderr=subprocess.DEVNULL) as process:
         try:
             until = time.monotonic() + 60
@@ -105,7 +105,7 @@ def _process(port: int, *words: str) -> Iterator[None]:
 
 
 class Child:
-    """A process that records when it is asked to; asked are several at the same time with `send`, then `answer`."""
+    """A process that records on request; to use several at once, call `send` on each, then `answer`."""
 
     def __init__(self, *command: str | Path, **environment: str) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (it lives as long as the process)
@@ -119,7 +119,7 @@ class Child:
         print(*words, file=self._process.stdin, flush=True)
 
     def answer(self) -> list[float]:
-        """Milliseconds of each pipeline; nothing of the first answer, which says that it is ready."""
+        """Return the milliseconds of each pipeline; the first answer only reports that it is ready."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -138,7 +138,7 @@ class Child:
 
 
 def obey(record: Callable[[list[int]], object]) -> None:
-    """Be a child: a line is `times N ...` or `seconds S ...`, and what follows says what to record each time."""
+    """Serve the parent: each line is `times N ...` or `seconds S ...`, followed by what to record each time."""
     print("[]", flush=True)
     for line in sys.stdin:
         what, amount, *rest = line.split()

@@ -1,4 +1,4 @@
-"""Times of a shared workspace, next to those of a folder in the same rounds and of MLflow on the same servers.
+"""Time a shared workspace, and in the same rounds a folder and MLflow on the same servers.
 
     python -m benchmarks.shared                       100,000 predictions, less than six minutes
     python -m benchmarks.shared --full                1,000,000
@@ -38,7 +38,7 @@ _FOREIGN = (0, 2, 16, 64, 256)
 def pipeline(
     store: WorkspaceStore, run_id: str, blobs: int = 5, predictions: int = 5, numbers: int = 60
 ) -> None:
-    """Record a pipeline with a model a fold, as a cross-validation does."""
+    """Record a pipeline with one model per fold, as a cross-validation does."""
     rng = np.random.default_rng()
     dataset, model = f"set{rng.integers(5)}", _MODELS[rng.integers(5)]
     pipeline_id = store.begin_pipeline(run_id, "pls", {}, [], dataset, "hash")
@@ -61,20 +61,20 @@ def pipeline(
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Milliseconds of one call."""
+    """Return the milliseconds of one call."""
     begin = time.perf_counter()
     work()
     return (time.perf_counter() - begin) * 1000
 
 
 def worst(values: list[float]) -> float:
-    """The worst of a hundred."""
+    """Return the 99th percentile."""
     return sorted(values)[min(len(values) - 1, round(len(values) * 0.99))]
 
 
 @dataclass
 class Figure:
-    """One row of the table: what each of them took in all rounds."""
+    """One row of the table: the times of each contestant in all rounds."""
 
     unit: str
     goal: str
@@ -102,7 +102,7 @@ class Figure:
 
 
 class Table:
-    """All figures, printed as they are known."""
+    """All figures, printed as soon as they are known."""
 
     def __init__(self) -> None:
         self.rows: dict[str, Figure] = {}
@@ -125,7 +125,7 @@ class Table:
 
 
 class Bench:
-    """The servers, the places and the children of one run."""
+    """The servers, workspaces and child processes of one run."""
 
     def __init__(self, given: argparse.Namespace, scratch: Path, stack: ExitStack) -> None:
         self.scratch, self.stack, self.table = scratch, stack, Table()
@@ -172,7 +172,7 @@ class Bench:
             child.answer()
 
     def place(self, name: str, *, held_back: int = 0, far: bool = True) -> str:
-        """Address of a workspace on this computer; `far` has its blobs in S3, otherwise they are in a folder."""
+        """Return the address of a workspace; with `far` its blobs are in S3, otherwise in a folder."""
         server, s3 = self.lines[held_back]
         workspace = f"bench-{uuid4().hex[:8]}"
         blobs = (self.scratch / f"{workspace}-blobs").as_uri()
@@ -183,7 +183,7 @@ class Bench:
         return f"{place}&replica={self.scratch / f'{workspace}-{name}'}"
 
     def other(self, place: str) -> str:
-        """The same workspace on another computer."""
+        """Return the same workspace on another computer."""
         return f"{place}-{uuid4().hex[:6]}"
 
     def folder(self) -> str:
@@ -197,7 +197,7 @@ class Bench:
     # -- the figures -----------------------------------------------------------------------------
 
     def s1(self, times: int) -> None:
-        """A pipeline with five models, in turn with a folder; the same on slow lines."""
+        """Time a pipeline with five models and a folder in turn, and again with slow connections."""
         places = [(f"S1 {_MODELS_TEXT}, blobs in a folder", 0, self.place("one", far=False))]
         for held_back in _HELD_BACK:
             slow = f", {held_back} ms away" if held_back else ", blobs in S3"
@@ -222,14 +222,14 @@ class Bench:
                 row.mlflow += self.mlflow[held_back][0].ask("times", times + 1, 5)[1:]
 
     def _trip(self, held_back: int) -> float:
-        """Milliseconds of a round trip to PostgreSQL."""
+        """Return the milliseconds of a round trip to PostgreSQL."""
         import psycopg
 
         with psycopg.connect(self.lines[held_back][0], autocommit=True) as con:
             return statistics.median(timed(lambda: con.execute("SELECT 1")) for _ in range(20))
 
     def s2(self, times: int) -> None:
-        """The append alone, of a pipeline with arrays and without models."""
+        """Time only the commit of a pipeline with arrays and without models."""
         half = self.table.row("S2 append of 61 kB, median", "at most 3 ms", lambda f: f["shared"] <= 3)
         last = self.table.row(
             "S2 append of 61 kB, 99 %", "at most 30 ms", lambda f: f["shared"] <= 30, of=worst
@@ -266,7 +266,7 @@ class Bench:
             whole.mlflow += self.mlflow[0][0].ask("times", times, 0)
 
     def s3(self, seconds: float) -> None:
-        """Several processes that record and ask nothing."""
+        """Time several processes that record without querying."""
         for count in (4, 8):
             for blobs, far, words in (
                 (0, False, "no models"),
@@ -303,7 +303,7 @@ class Bench:
         return [len(child.answer()) for child in children]
 
     def s4(self) -> None:
-        """A question after commits of others: how long, and whether one was missed."""
+        """Time a query after commits of others, and count missed commits."""
         missed = self.table.row("S4 commits missed", "0", lambda f: f["shared"] == 0, unit="", of=sum)
         for column, place in (("shared", self.place("one")), ("folder", self.folder())):
             one = self.open(place)
@@ -328,7 +328,7 @@ class Bench:
             asking.close()
 
     def s5_s6(self, predictions: int) -> None:
-        """Questions to a large catalog, and a new computer that begins to use it."""
+        """Time queries of a large catalog, and the first query on a new computer."""
         places = self.place("one"), self.folder()
         children = [Child(sys.executable, "-m", __spec__.name, "child", place) for place in places]
         for child in children:
@@ -369,7 +369,7 @@ class Bench:
         copied.shared += [timed(lambda: asked(self.other(places[0]))) / 1000 for _ in range(3)]
 
     def s7(self, times: int) -> None:
-        """A direct change, and what somebody waits who records meanwhile."""
+        """Time a direct change, and recording by another process during changes."""
         last = self.table.row(
             "S7 direct change, 99 %", "at most 150 ms", lambda f: f["shared"] <= 150, of=worst
         )
@@ -407,13 +407,13 @@ _MODELS_TEXT = "pipeline with 5 models"
 
 
 def asked(place: str) -> None:
-    """Open a workspace, without writing to it, and ask it something."""
+    """Open a workspace read-only and query it."""
     with WorkspaceStore(place, read_only=True) as store:
         assert store.list_runs().height
 
 
 def publish(store: WorkspaceStore) -> None:
-    """Make a snapshot."""
+    """Publish a snapshot."""
     from nirs_store.shared import snapshots
     from nirs_store.shared.opening import parts_of
 
@@ -421,14 +421,14 @@ def publish(store: WorkspaceStore) -> None:
 
 
 def child(place: str) -> None:
-    """Record what the parent asks for."""
+    """Record on request of the parent."""
     with WorkspaceStore(place) as store:
         run_id = store.begin_run("r", {}, [])
         obey(lambda numbers: pipeline(store, run_id, *numbers))
 
 
 def asking(place: str, run_id: str) -> None:
-    """Answer with how long a question took and how many pipelines there were."""
+    """Report how long a query took and how many pipelines it found."""
     with WorkspaceStore(place) as store:
         print("[]", flush=True)
         for _ in sys.stdin:

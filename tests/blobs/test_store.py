@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+from storekit import until
 
 from nirs_store.blobs import durable, local
 from nirs_store.blobs import store as store_module
@@ -120,13 +121,18 @@ def test_a_later_change_of_the_caller_s_buffer_does_not_reach_the_blob(store):
 
 
 def test_everything_that_looks_waits_for_a_write_under_way(store, monkeypatch):
-    real = local.write_file
+    real, go_on, asked = local.write_file, threading.Event(), store._writer.wait_for_file
 
-    def slow(*args, **kwargs):
-        time.sleep(0.05)
+    def held(*args, **kwargs):
+        assert go_on.wait(60)
         real(*args, **kwargs)
 
-    monkeypatch.setattr(local, "write_file", slow)
+    def wait(*args, **kwargs):
+        go_on.set()
+        asked(*args, **kwargs)
+
+    monkeypatch.setattr(local, "write_file", held)
+    monkeypatch.setattr(store._writer, "wait_for_file", wait)
     for number, look in enumerate(
         [
             lambda path, digest: store.read(path, digest),
@@ -135,6 +141,7 @@ def test_everything_that_looks_waits_for_a_write_under_way(store, monkeypatch):
             lambda path, digest: store.verify(path, digest),
         ]
     ):
+        go_on.clear()
         info = store.put(DATA + bytes([number]), "joblib")
         assert look(info.path, info.artifact_id)
 
@@ -379,9 +386,7 @@ def test_saving_the_same_content_again_tries_a_failed_write_again(store, tmp_pat
             store.wait()
 
     assert store.put(DATA, "joblib").written
-    deadline = time.monotonic() + 5
-    while store.pending_bytes and time.monotonic() < deadline:
-        time.sleep(0.002)
+    until(lambda: not store.pending_bytes)
 
     assert (tmp_path / PATH).read_bytes() == DATA
 

@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from storekit import until
 
 from nirs_store.blobs import store as writer_module
 from nirs_store.blobs.store import BackgroundWriter
@@ -56,13 +57,6 @@ def writer(disk):
     disk.full = False
     disk.free_to_go.set()
     made.close()
-
-
-def until(condition):
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_submitting_does_not_wait_for_the_disk_and_waiting_does(disk, writer):

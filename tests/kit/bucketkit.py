@@ -1,4 +1,4 @@
-"""An S3 server of this process, and a proxy in front of it that answers badly when told to."""
+"""An S3 server in this process, and a proxy in front of it that can answer badly."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _started: list[int] = []
 
 
 def s3_port() -> int:
-    """Start the server once a process."""
+    """Return the port of the server; start it at the first call."""
     if not _started:
         from moto.server import ThreadedMotoServer
 
@@ -40,7 +40,7 @@ def s3_port() -> int:
 
 
 def request(port: int, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-    """Send one request past the library."""
+    """Send one request without the library."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request(method, path, body)
     answer = connection.getresponse()
@@ -50,7 +50,7 @@ def request(port: int, method: str, path: str, body: bytes = b"") -> tuple[int, 
 
 
 def credentials(patch: pytest.MonkeyPatch, home: Path) -> None:
-    """Give this process credentials and a home folder, and take away what the machine's user has."""
+    """Set credentials and a home folder, and hide those of the user."""
     for name in (
         "AWS_PROFILE",
         "AWS_ENDPOINT_URL",
@@ -67,14 +67,14 @@ def credentials(patch: pytest.MonkeyPatch, home: Path) -> None:
 
 
 def address(port: int | None = None) -> str:
-    """Name a prefix that is new."""
+    """Return the address of an unused prefix."""
     return f"s3://lab/t{next(_numbers)}?endpoint=http://127.0.0.1:{port or s3_port()}"
 
 
 def backend(
     root: Path, url: str | None = None, *, patience: float = 5.0, owner: str = "w1", cache: str = "cache"
 ) -> ObjectBlobs:
-    """Make a backend over a prefix of its own."""
+    """Make a backend with its own prefix."""
     trash, scratch = root / "journal" / "aside", root / "journal" / "tmp"
     for folder in (trash, scratch):
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def backend(
 
 @contextmanager
 def blobs_in_a_bucket() -> Iterator[None]:
-    """Have every workspace that is opened in the block keep its blobs in a bucket."""
+    """Keep the blobs of every workspace that is opened in the block in a bucket."""
     places: dict[Path, str] = {}
 
     def blobs(layout: Layout) -> ObjectBlobs:
@@ -125,7 +125,7 @@ def backend_for(layout: Layout, url: str, home: Path) -> ObjectBlobs:
     )
 
 
-# What the proxy does with a request: `send` passes it on and gives status, headers and body.
+# How the proxy answers a request: `send` passes it on and returns status, headers and body.
 Send = Callable[[], tuple[int, list[tuple[str, str]], bytes]]
 Rule = Callable[["Seen", Send], tuple[int, list[tuple[str, str]], bytes] | None]
 
@@ -143,7 +143,7 @@ class Seen:
 
 
 class Proxy:
-    """Passes requests on to the server; `rule` may answer in its place, or None to cut the connection."""
+    """Pass requests on to the server; `rule` may answer instead, or return None to cut the connection."""
 
     def __init__(self) -> None:
         self.rule: Rule | None = None
@@ -153,7 +153,7 @@ class Proxy:
 
 @contextmanager
 def proxy() -> Iterator[Proxy]:
-    """Run a proxy before the server."""
+    """Run a proxy in front of the server."""
     state, upstream = Proxy(), s3_port()
 
     class Handler(BaseHTTPRequestHandler):
@@ -161,7 +161,7 @@ def proxy() -> Iterator[Proxy]:
 
         def _handle(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            # Bound now: this handler goes on with other requests, and a test may send this one later.
+            # Copied now: this handler serves other requests later, and a test may still send this one.
             method, path, headers = self.command, self.path, dict(self.headers.items())
             seen = Seen(method, path, headers)
             state.seen.append(seen)

@@ -1,4 +1,4 @@
-"""The tests of a folder on other workspaces: whatever opens a folder gets a shared workspace, or four replicas of one."""
+"""Run the tests of a folder on other workspaces: opening a folder opens a shared workspace, or four replicas of one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from nirs_store.store import WorkspaceStore
 KINDS = ("folder", "objects", "shared", "replicas")
 EVERYWHERE = ("folder", "shared", "replicas")
 REPLICAS = 4
-# What `python -m pytest --workspace shared` runs; everything else is about a folder, or needs no workspace.
+# Tests that `python -m pytest --workspace shared` runs; all others are about a folder, or need no workspace.
 CONTRACT = (
     "test_store_", "test_trash", "test_lookup", "files/", "registry/", "history/", "recording/", "datasets/", "service/",
     "property/test_store_machine",
@@ -35,12 +35,12 @@ CONTRACT = (
 
 
 class Workspaces:
-    """Shared workspaces in the place of folders: one for each folder that a test opens."""
+    """Replace each folder that a test opens by a shared workspace."""
 
     def __init__(self, new_database: Callable[[], str], base: Path, replicas: int) -> None:
         self.replicas = replicas
         self._new_database, self._base = new_database, base.resolve()
-        # Copies of one folder have one id, and a database takes each id once: a folder that is shared gets its own.
+        # A database takes each workspace id once, and copies of a folder have the same id: each shared folder gets a database.
         self._databases: dict[str, str] = {}
         self._names: dict[Path, str] = {}
         self._lock = threading.Lock()
@@ -50,7 +50,7 @@ class Workspaces:
         return folder.resolve() in self._names
 
     def address(self, folder: Path, replica: object) -> Any:
-        """Return the address that stands in for a folder; one that holds a workspace is shared first."""
+        """Return the address that replaces a folder; share the folder first if it has a workspace."""
         folder = folder.resolve()
         if folder.parent.parent == self._base:  # a store said that its folder is there: a replica's
             return self._address(folder.parent.name, folder.name)
@@ -75,7 +75,7 @@ class Workspaces:
         return parse(text, blobs=(place / "blobs").as_uri())
 
     def blobs(self, folder: Path) -> Path:
-        """Return where the blobs are of the workspace in the place of a folder."""
+        """Return the folder of the blobs of the workspace that replaces a folder."""
         return self._base / self._names[folder.resolve()] / "blobs"
 
     def open(self, folder: Path, replica: int, **options: Any) -> WorkspaceStore:
@@ -83,16 +83,16 @@ class Workspaces:
         return _plain_store(self.address(folder, replica), **options)
 
     def query(self, folder: Path, replica: object, ask: Callable[[Any], Any]) -> Any:
-        """Ask one replica by itself."""
+        """Query one replica alone."""
         quiet: dict[str, Any] = {"create": False, "read_only": True, "retention": False, "audit": False}
         address = replace(self.address(folder, replica), blobs=None)
         with _plain_store(address, **quiet) as store:
             return store._engine.query(ask)
 
     def compare(self, folder: Path) -> None:
-        """A replica has the rows that a computer has which reads the whole log; see `InTurn.close` for the others."""
+        """Compare a replica with one built from the whole log; `InTurn.close` compares the others."""
         with warnings.catch_warnings():
-            # Who applies the log here hears once more what the test has heard.
+            # Applying the log here warns a second time.
             warnings.filterwarnings("ignore", "Committed rows were dropped")
             try:
                 expected = self.query(folder, f"new{next(self._count)}", digests)
@@ -104,7 +104,7 @@ class Workspaces:
 
     @contextmanager
     def standing_in(self) -> Iterator[None]:
-        """Whatever opens a folder in this block gets a shared workspace; at the end the replicas are compared."""
+        """Replace folders that are opened in this block by shared workspaces; compare the replicas at the end."""
         before = set(self._names)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(nirs_store.store, "_place_of", self._place_of(nirs_store.store._place_of))
@@ -130,7 +130,7 @@ class Workspaces:
 
 
 class SeveralObjects(Workspaces):
-    """A folder, through several store objects: what differs here differs without any server."""
+    """Open a folder through several store objects: differences here do not come from a server."""
 
     def __init__(self) -> None:
         super().__init__(str, Path("/nowhere"), REPLICAS)
@@ -147,9 +147,9 @@ class SeveralObjects(Workspaces):
 
 
 def _new(cls: type[WorkspaceStore], *args: Any, **options: Any) -> WorkspaceStore:
-    """Make a store of several objects while a kind of workspace asks for it.
+    """Make a store of several objects if the kind of workspace needs it.
 
-    It stays for the session: Python does not make instances with arguments after a `__new__` was taken back.
+    It stays for the session: Python makes no instances with arguments after a `__new__` was removed.
     """
     place = args[0] if args else None
     several = Members.of is not None and cls is WorkspaceStore and place is not None
@@ -188,7 +188,7 @@ def _plain_store(place: Any, **options: Any) -> WorkspaceStore:
 
 
 class Members:
-    """Store objects on several replicas, each opened when it is asked first."""
+    """Store objects on several replicas, each opened at its first use."""
 
     of: ClassVar[Any] = None
 
@@ -200,7 +200,7 @@ class Members:
         self.opened: dict[int, WorkspaceStore] = {}
 
     def begin(self, folder: Path, options: dict[str, Any]) -> None:
-        """Open the first one."""
+        """Open the first store object."""
         self._folder, self._options = folder, options
         self._open(0)
 
@@ -213,12 +213,12 @@ class Members:
 
     @property
     def current(self) -> WorkspaceStore:
-        """The one that this thread asked last."""
+        """Return the store object that this thread used last."""
         found: WorkspaceStore = getattr(self._last, "store", None) or self._open(0)
         return found
 
     def next(self) -> WorkspaceStore:
-        """The next one, once the last one has committed what it buffered; a transaction stays where it began."""
+        """Flush the current store object and return the next one; a transaction stays where it began."""
         last = self.current
         engine = last._engine
         if engine.closed or engine.recorder.in_transaction:
@@ -233,7 +233,7 @@ class Members:
 
 
 class InTurn(WorkspaceStore):
-    """A store of several replicas: each call goes to the next one."""
+    """Send each call to the next of several replicas."""
 
     members: Members
 
@@ -248,13 +248,13 @@ class InTurn(WorkspaceStore):
         members: Members = own["members"]
         return getattr(members.current if name.startswith("_") else members.next(), name)
 
-    # Made of other calls, which go in turn.
+    # These consist of other calls, which go in turn.
     run = WorkspaceStore.run
     screen = WorkspaceStore.screen
     record_search = WorkspaceStore.record_search
 
     def close(self) -> None:
-        """Close all of them; before that, all replicas must have the same rows."""
+        """Compare the rows of all replicas, and close them."""
         stores = list(self.members.opened.values())
         found: dict[str, set[str]] = {}
         if not any(store._engine.closed for store in stores):
@@ -276,7 +276,7 @@ _REAL_PLACE_OF = nirs_store.store._place_of
 def workspaces(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Workspaces]:
-    """Return what is used in the place of folders, by the kind of workspace."""
+    """Return the replacement of folders for a kind of workspace."""
     known: dict[str, Workspaces] = {}
 
     def of_kind(kind: str) -> Workspaces:

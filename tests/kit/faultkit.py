@@ -1,4 +1,4 @@
-"""One session of a shared workspace step by step, what must be there afterwards, and two ways to disturb it."""
+"""Run one session of a shared workspace step by step, disturb it in two ways, and check the result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,7 +23,7 @@ from nirs_store.store import WorkspaceStore
 
 
 class Session:
-    """What one user of a workspace does, in steps; `told` has those that returned."""
+    """One user's work in steps; `told` maps each step that returned to its result."""
 
     RECORDING = ("begin", "save", "complete", "old")
     STEPS = (*RECORDING, "delete", "gc", "setting", "ask")
@@ -34,7 +33,7 @@ class Session:
         self.told: dict[str, Any] = {}
 
     def take(self, step: str) -> Any:
-        """Take a step; returns what it was told."""
+        """Take a step and return its result."""
         self.told[step] = getattr(self, f"_{step}")()
         return self.told[step]
 
@@ -61,7 +60,7 @@ class Session:
 
     def _old(self) -> str:
         run_id = self.store.begin_run(f"old {self.number}", {}, [])
-        # What each session saves and deletes again: its key gets another generation each time.
+        # Each session saves this and deletes it again: its key gets another generation each time.
         pipeline_id = self._pipeline(run_id, "old pipeline", ["old"])
         self.store.complete_pipeline(pipeline_id, 0.5, None, "rmse", 5)
         self.store.flush()
@@ -83,7 +82,7 @@ class Session:
 
 
 def play(talk: Talk, place: str, number: int, statement: int, when: str) -> None:
-    """Open, take every step and close, in a process that dies before or after a statement; says what it was told."""
+    """Open, take every step, report its result and close; die before or after the given statement."""
 
     def die(con: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -99,7 +98,7 @@ def play(talk: Talk, place: str, number: int, statement: int, when: str) -> None
 
 
 def disturbed(store: WorkspaceStore, number: int) -> dict[str, Any]:
-    """Take all steps; recording succeeds at once, a change or a query at the second attempt at the latest."""
+    """Take all steps; recording must succeed at once, a change or a query at the second attempt at the latest."""
     session = Session(store, number)
     for step in Session.STEPS:
         try:
@@ -111,7 +110,7 @@ def disturbed(store: WorkspaceStore, number: int) -> dict[str, Any]:
 
 
 def look(store: WorkspaceStore, sessions: Mapping[int, Mapping[str, Any]]) -> None:
-    """Compare a workspace with what some sessions were told: all of it, nothing half, nothing twice."""
+    """Compare a workspace with the results that sessions got: everything is there, nothing in part, nothing twice."""
 
     def rows(sql: str) -> list[tuple[Any, ...]]:
         return store._engine.query(lambda con: con.execute(sql).fetchall())
@@ -161,7 +160,7 @@ def look(store: WorkspaceStore, sessions: Mapping[int, Mapping[str, Any]]) -> No
 
 @contextmanager
 def at_statement(number: int, when: str, act: Callable[[Any], None]) -> Iterator[Callable[[], int]]:
-    """Do something before or after the n-th statement that this process sends; returns the count."""
+    """Call `act` before or after the n-th statement of this process; yield a function that returns their count."""
     real, counter, last = psycopg.Connection.execute, itertools.count(1), [0]
 
     def execute(self: Any, *args: Any, **named: Any) -> Any:
@@ -184,10 +183,10 @@ def at_statement(number: int, when: str, act: Callable[[Any], None]) -> Iterator
 
 
 class Wire:
-    """A wire to a server that counts what is sent, and is slow, cut, or swallows everything.
+    """A proxy to a server that counts packets, cuts connections, and loses packets.
 
-    A cut comes once, before, within or after the n-th packet from now; with "deaf" the packet is passed on, and then
-    nothing more on this connection, without a word to anybody.
+    It cuts once, before, within or after the n-th packet from now. With "deaf" it passes that packet on, and then loses
+    all others of this connection without closing it.
     """
 
     def __init__(self, port: int) -> None:
@@ -197,13 +196,12 @@ class Wire:
         self.cut_after: bytes | None = None
         self.how = "after"
         self.cut_at: tuple[int, str] | None = None
-        self.delay = 0.0
         self.sent = self.cuts = 0
         self._hole = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def swallow(self, yes: bool = True) -> None:
-        """Pass nothing on and say nothing; connections that met this are lost for good, and nobody is told."""
+        """Lose all packets; connections that sent one meanwhile stay open and never get an answer."""
         self._hole.set() if yes else self._hole.clear()
 
     def close(self) -> None:
@@ -237,8 +235,6 @@ class Wire:
                     dead.set()
                 if dead.is_set():
                     continue
-                if self.delay:
-                    time.sleep(self.delay)
                 where = self._where_to_cut(data) if sends else None
                 if where == "before":
                     return
@@ -269,7 +265,7 @@ class Wire:
 
 
 def through(database: str, wire: Wire, folder: Path, patience: float = 20) -> str:
-    """The address of the workspace by way of a wire."""
+    """Return the address of the workspace through a proxy."""
     host, _, rest = database.partition("127.0.0.1:")
     name = rest.partition("/")[2]
     return f"{host}127.0.0.1:{wire.port}/{name}?workspace=corn&replica={folder}&patience={patience}"

@@ -1,4 +1,4 @@
-"""A sample of a sweep runs by default; the rest of it has the marker `slow`."""
+"""Run a sample of a sweep by default, and mark the rest `slow`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import pytest
 
 
 def covering(*axes: Iterable[Any]) -> list[Any]:
-    """Return every combination as parameters; by default as many run as name each value of each axis once."""
+    """Return every combination as parameters; those that do not run by default are `slow`.
+
+    The default combinations contain each value of each axis at least once.
+    """
     values = [list(axis) for axis in axes]
     quick = {tuple(turn % len(axis) for axis in values) for turn in range(max(map(len, values)))}
     return [

@@ -1,4 +1,4 @@
-"""Who plays in `sharedsteps`: whole stores with replicas, and computers that have two dicts for a catalog.
+"""The computers of `sharedsteps`: whole stores with replicas, and small ones with two dicts instead of a catalog.
 
 The small ones have the real claims, keys, log and changes over it: ten thousand interleavings of them take minutes.
 """
@@ -38,7 +38,7 @@ __all__ = ["SmallCast", "Stores"]
 
 
 class _Image:
-    """What a small change has done, in the place of images of rows."""
+    """The result of a small change, instead of images of rows."""
 
     def __init__(self, rows: dict[str, Any]) -> None:
         self._rows = rows
@@ -117,7 +117,7 @@ class Small:
         self.record({"blobs": keys, "refs": {new_id(): token for token in keys}})
 
     def again(self) -> None:
-        """Refer to what was saved before."""
+        """Refer to something saved before."""
         if self.saved is None:
             return
         token, key = self.saved
@@ -161,7 +161,7 @@ class Small:
 
 
 class SmallCast:
-    """Small computers in a workspace of their own."""
+    """Small computers in their own workspace."""
 
     def __init__(self, database: str, folder: Path) -> None:
         self._address = parse(f"{database}?workspace=w{new_id()[-12:]}&patience=20", blobs="file:///none")
@@ -229,7 +229,7 @@ def _promised(paths: Sequence[str], dangling: Sequence[str], stage: Stage) -> No
 
 
 class Stores:
-    """Stores of a workspace of their own, each with a replica."""
+    """Stores in their own workspace, each with a replica."""
 
     def __init__(self, database: str, folder: Path) -> None:
         self._place = f"{database}?workspace=w{new_id()[-12:]}&patience=20&replica={folder / new_id()[-12:]}"
@@ -280,7 +280,7 @@ class Stores:
             raise
 
     def _again(self, store: WorkspaceStore, number: int) -> None:
-        """Refer to what was saved before, maybe deleted since."""
+        """Refer to something saved before, which may be deleted."""
         if (saved := self._saved.get(id(store))) is not None:
             _, pipeline_id = begin(store)
             chain_of(store, pipeline_id, saved)

@@ -21,21 +21,21 @@ _WHERE = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/po
 
 
 def programs() -> Path | None:
-    """Where initdb is, of the newest PostgreSQL."""
+    """Return the folder of the newest PostgreSQL's programs."""
     found = [path for pattern in _WHERE for path in Path("/").glob(pattern[1:]) if (path / "initdb").exists()]
     on_path = shutil.which("initdb")
     return max(found, default=Path(on_path).parent if on_path else None, key=str)
 
 
 class PostgreSQL:
-    """A server in a folder of its own, which may be killed and started again."""
+    """A server in its own folder, which can be killed and started again."""
 
     def __init__(self, programs: Path, folder: Path, *, durable: bool = False) -> None:
         self.programs, self.folder, self.durable = programs, folder, durable
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        # It refuses to run as root.
+        # PostgreSQL refuses to run as root.
         self.user = "postgres" if os.geteuid() == 0 else None
         if self.user:
             shutil.chown(folder, self.user)
@@ -64,7 +64,7 @@ class PostgreSQL:
 
     def start(self) -> None:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder}"
-        # Kills of the server's processes are tried, not those of the machine.
+        # The tests kill the server, never the whole computer, so fsync is not needed.
         options += (
             f" -c fsync={'on' if self.durable else 'off'} -c shared_buffers=16MB -c log_min_messages=fatal"
         )
@@ -89,7 +89,7 @@ class PostgreSQL:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[PostgreSQL]:
-    """A running server."""
+    """Start a server."""
     pytest.importorskip("psycopg", reason="the extra nirs-store[shared] is not installed")
     found = programs()
     if found is None:
@@ -108,13 +108,13 @@ def server() -> Iterator[PostgreSQL]:
 
 @pytest.fixture
 def database(server: PostgreSQL) -> str:
-    """The address of an empty database."""
+    """Return the address of an empty database."""
     return server.new_database()
 
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """The endpoint of an S3 server in a thread of this process."""
+    """Run an S3 server in a thread and return its endpoint."""
     server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
@@ -125,7 +125,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of an empty bucket, with credentials in the environment."""
+    """Return the address of an empty bucket; set credentials in the environment."""
     import urllib.request
 
     for name, value in (("ACCESS_KEY_ID", "lab"), ("SECRET_ACCESS_KEY", "lab"), ("REGION", "us-east-1")):
@@ -141,7 +141,7 @@ Machine = Callable[..., WorkspaceStore]
 
 @pytest.fixture
 def machine(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """Opens the workspace `corn` as one of several computers would, each with a replica of its own."""
+    """Open the workspace `corn` as on another computer, which has its own replica."""
     tmp_path = tmp_path_factory.mktemp("computers")
     opened: list[WorkspaceStore] = []
 

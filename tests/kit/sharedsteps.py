@@ -1,4 +1,4 @@
-"""Computers of one shared workspace, of which one goes one step at a time.
+"""Run several computers of one shared workspace, one step of one computer at a time.
 
 Each is in a thread that stops before every statement to PostgreSQL and at every object. A seed decides what each does,
 who is next, who is killed or cut off there, and when a deletion that was held back arrives: so a seed makes the same
@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from unittest.mock import patch
 
 import psycopg
 from memoryblobs import MemoryBlobs, Objects
+from storekit import until
 
 from nirs_store.blobs.store import BackgroundWriter
 from nirs_store.db.recorder import Keeper
@@ -28,19 +29,19 @@ from nirs_store.shared import opening, pg
 __all__ = ["Broken", "Bucket", "Stage", "play"]
 
 _STUCK = 30.0
-# Statements that wait until the head of the log, the claims, or the row of a holder is free.
+# Statements that wait for the lock of the head of the log, of the claims, or of the row of a holder.
 _LOCKS = {
     "head": ("append(", "lock_head(", "reject("),
     "claims": ("claim(", "unclaim(", "lock_claims(", "end_holder("),
     "holders": ("begin_holder(", "end_holder("),
 }
-# No other step can come between these and the next one.
+# No step is between these and the next statement.
 _PASSED = ("BEGIN", "SET LOCAL", "SELECT pg_backend_pid")
 _FAULTS = ("kill before", "kill after", "cut before", "cut after", "cut before", "cut after")
 
 
 class Killed(BaseException):
-    """The process of an actor has ended; nothing of it runs any more."""
+    """The process of an actor was killed."""
 
 
 class Broken(AssertionError):
@@ -49,7 +50,7 @@ class Broken(AssertionError):
 
 @dataclass
 class Actor:
-    """One computer, and the step that it has come to."""
+    """One computer, and its current step."""
 
     name: str
     computer: Any = None
@@ -58,38 +59,38 @@ class Actor:
     order: str = ""
     busy: bool = False
     dead: bool = False
-    # How many steps of others it sleeps, so that they may take it for dead.
+    # For how many steps of the others it sleeps, so that they may end its session.
     sleeps: int = 0
     connections: list[psycopg.Connection[Any]] = field(default_factory=list)
     error: BaseException | None = None
 
 
 class Cast(Protocol):
-    """What kind of computers play."""
+    """A kind of computers."""
 
     def open(self, stage: Stage, name: str) -> Any:
-        """Start a computer, also one that was killed."""
+        """Start a computer, or restart a killed one."""
 
     def work(self, computer: Any, stage: Stage) -> tuple[str, Callable[[], None]]:
-        """Choose what a computer does in the next scene."""
+        """Choose the work of a computer in the next scene."""
 
     def leave(self, computer: Any) -> None:
-        """Release what a killed process had of this one."""
+        """Release resources of this process that a killed computer held."""
 
     def look(self, computers: Sequence[Any], stage: Stage) -> None:
-        """Raise what is broken."""
+        """Raise `Broken` if a promise is broken."""
 
     def compare(self, computers: Sequence[Any]) -> None:
-        """Raise where they differ."""
+        """Raise `Broken` if the computers differ."""
 
 
 class Stage:
-    """Decides who goes on; everything that was decided is in `trace`."""
+    """Decide which computer takes the next step; `trace` lists all decisions."""
 
     def __init__(self, seed: int, admin: psycopg.Connection[Any], faults: float) -> None:
-        # How likely something happens at a step.
+        # Probability of a fault at a step.
         self.faults = faults
-        # Whose connections are those that are made off stage.
+        # Owner of the connections that are made outside a scene.
         self.opens: Actor | None = None
         self.claims_are_locked = True
         self.dice = random.Random(seed)
@@ -97,7 +98,7 @@ class Stage:
         self.actors: dict[int, Actor] = {}
         self.held: dict[str, psycopg.Connection[Any]] = {}
         self.objects: tuple[Objects, Objects] = ({}, {})
-        # Deletions under way: they arrive when they will.
+        # Deletions under way, which may arrive at any later step.
         self.late: list[list[str]] = []
         self._turn = threading.Semaphore(0)
         self._admin = admin
@@ -108,7 +109,7 @@ class Stage:
         return self.actors.get(threading.get_ident())
 
     def stop(self, where: str) -> str:
-        """Wait until it is this actor's turn; returns what happens to it after this step."""
+        """Wait until it is this actor's turn; return its fate after this step."""
         actor = self.me()
         if actor is None:
             return ""
@@ -133,26 +134,29 @@ class Stage:
             self._end(actor)
 
     def cut(self, actor: Actor) -> None:
-        """End the connections of an actor; the server has noticed it on return."""
+        """End the connections of an actor, and wait until the server has noticed."""
         connections, actor.connections = actor.connections, []
         for con in connections:
             if con.closed:
                 continue
             pid = con.info.backend_pid
-            self.let_go(con)
+            self.forget(con)
             psycopg.Connection.close(con)
             self._admin.execute("SELECT pg_terminate_backend(%s)", [pid])
-            while self._admin.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone():
-                time.sleep(0.001)
+            gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = %s"
+            until(partial(self._has, gone, pid))
 
-    def let_go(self, con: psycopg.Connection[Any]) -> None:
+    def _has(self, sql: str, pid: int) -> bool:
+        return self._admin.execute(sql, [pid]).fetchone() == (True,)
+
+    def forget(self, con: psycopg.Connection[Any]) -> None:
         for what in [what for what, holder in self.held.items() if holder is con]:
             del self.held[what]
 
-    # -- in the thread that directs ----------------------------------------------------------
+    # -- in the directing thread -------------------------------------------------------------
 
     def _waits(self, actor: Actor) -> bool:
-        """Tell whether its next statement would wait for another actor."""
+        """Tell whether an actor's next statement would wait for another actor."""
         return any(
             self.held.get(what) not in (None, *actor.connections)
             for what, statements in _LOCKS.items()
@@ -160,7 +164,7 @@ class Stage:
         )
 
     def play(self, works: Sequence[tuple[Actor, Callable[[], None]]]) -> None:
-        """Let some actors each do one thing, in steps."""
+        """Run the work of some actors, step by step."""
         for actor, work in works:
             actor.busy, actor.error = True, None
             threading.Thread(target=self._act, args=(actor, work), daemon=True).start()
@@ -183,7 +187,7 @@ class Stage:
             self._hear(actor)
 
     def end(self, actors: Sequence[Actor]) -> None:
-        """End the computers that are still in the middle of a step."""
+        """End the actors that are still at a step."""
         for actor in actors:
             actor.dead = True
             while actor.busy:
@@ -214,7 +218,7 @@ class Stage:
 
 
 class Bucket(MemoryBlobs):
-    """The bucket as one computer reaches it."""
+    """The bucket as seen by one computer."""
 
     def __init__(self, stage: Stage, root: Path, folder: Path) -> None:
         super().__init__(root, folder, folder)
@@ -240,7 +244,7 @@ class Bucket(MemoryBlobs):
         dice = self._stage.dice.random()
         if dice < 0.6:
             self._stage.arrive(keys)
-        # Sent twice, or given up by a client that thinks it failed: it may arrive at any later time.
+        # Sent twice, or abandoned by a client that thinks it failed: it may arrive at any later time.
         if dice > 0.3:
             self._stage.late.append(list(keys))
         self._stage.after(order)
@@ -251,7 +255,7 @@ class Bucket(MemoryBlobs):
 
 @contextmanager
 def on_stage(stage: Stage) -> Iterator[None]:
-    """Have everything of this process stop where it speaks to the server or the bucket."""
+    """Stop each actor of this process whenever it contacts the server or the bucket."""
 
     class Watched(pg._Heard):
         @classmethod
@@ -283,7 +287,7 @@ def on_stage(stage: Stage) -> Iterator[None]:
 
         def _look(self, query: str) -> None:
             if self.closed or self.info.transaction_status != psycopg.pq.TransactionStatus.INTRANS:
-                stage.let_go(self)
+                stage.forget(self)
             elif "lock_head" in query:
                 stage.held["head"] = self
             elif "lock_claims" in query and stage.claims_are_locked:
@@ -293,11 +297,11 @@ def on_stage(stage: Stage) -> Iterator[None]:
 
         def rollback(self) -> None:
             super().rollback()
-            stage.let_go(self)
+            stage.forget(self)
 
         def close(self) -> None:
             super().close()
-            stage.let_go(self)
+            stage.forget(self)
 
     def at_once(writer: BackgroundWriter, entry: Any) -> None:
         entry.state, entry.error = "queued", None
@@ -329,7 +333,7 @@ def play(
     computers: int = 4,
     claims_are_locked: bool = True,
 ) -> Stage:
-    """Play some scenes: in each, every computer does one thing; raises what is broken, with the trace as a note."""
+    """Play some scenes, in which each computer does one thing; raise `Broken` with the trace as a note."""
     with psycopg.connect(database, autocommit=True) as admin, ExitStack() as ends:
         stage = Stage(seed, admin, faults)
         stage.claims_are_locked = claims_are_locked
@@ -358,7 +362,7 @@ def play(
 
 
 def _judge(stage: Stage, actor: Actor, cast: Cast) -> None:
-    """Start who was killed again; let pass what was said in words."""
+    """Restart a killed computer; accept typed errors."""
     error, actor.error = actor.error, None
     if isinstance(error, (Killed, SessionEnded, SharedStoreUnreachable)):
         stage.trace.append(f"{actor.name} begins again: {type(error).__name__}")

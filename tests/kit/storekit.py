@@ -152,11 +152,17 @@ def trashed(store: WorkspaceStore) -> list[str]:
     return sorted(store._engine.layout.blobs.list("", trashed=True))
 
 
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    """Wait until a condition holds; fail if it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.002)
+
+
 def let_go(store: WorkspaceStore) -> None:
-    """Have a store give its lingering connection up."""
-    deadline = time.monotonic() + 5
-    while store._engine.access.lingering and time.monotonic() < deadline:
-        time.sleep(0.005)
+    """Wait until a store has released its lingering connection."""
+    until(lambda: not store._engine.access.lingering)
 
 
 # -- broken disks --------------------------------------------------------------------------------

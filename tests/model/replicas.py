@@ -1,4 +1,4 @@
-"""The state machine on a shared workspace: each step is another replica's, and after each step all have the same rows."""
+"""The state machine on a shared workspace: each step uses another replica, and afterwards all have the same rows."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class SharedMachine(StoreMachine):
             self.world.join(self.open_store(self.folder))
 
     def partner(self, who: int) -> Partner:
-        """Give the store object whose turn it is, or the one after that."""
+        """Return the store object whose turn it is, or the one after that."""
         return super().partner(who + self.step)
 
     @rule()
     def come_or_go(self) -> None:
-        """Open a store object more than there are replicas, or close one."""
+        """Open one more store object than there are replicas, or close one."""
         if len(self.world.partners) <= self.workspaces.replicas:
             self.world.join(self.open_store(self.folder))
         elif self.world.partners[1].block is None:
@@ -52,7 +52,7 @@ class SharedMachine(StoreMachine):
 
     @invariant()
     def folder_fits(self) -> None:
-        """Replicas have the same rows, and each row its blob."""
+        """Compare the rows of the replicas, and look for the blob of each row."""
         self.step += 1
         if not self.world.partners or self.step % self.compared_every:
             return

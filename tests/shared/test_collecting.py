@@ -133,7 +133,7 @@ def test_what_a_gc_that_died_had_given_up_is_deleted_by_the_next(
     np.testing.assert_array_equal(one.replay_chain(chain_id, X), model().predict(X))
 
 
-def test_an_id_whose_key_was_given_up_is_missing_for_whoever_has_no_bytes(machine: Any) -> None:
+def test_an_id_whose_key_was_given_up_is_missing_for_a_store_without_its_bytes(machine: Any) -> None:
     one, other = machine("one"), machine("other")
     run_id, _ = recorded(one)
     artifact_id = save(other)
@@ -187,7 +187,7 @@ def test_a_store_that_was_taken_for_dead_goes_on_where_it_has_lost_nothing(
 
 @pytest.fixture
 def asleep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who was put to sleep does not look for new settings in its own time."""
+    """Keep a store that was put to sleep from looking for new settings in the background."""
     monkeypatch.setattr(Engine, "next_look", None)
 
 
@@ -298,7 +298,7 @@ def test_a_change_of_a_store_that_was_taken_for_dead_never_refers_to_what_was_gi
             return  # a commit without blobs
         one._engine.blobs.wait = waits  # type: ignore[method-assign]
         put_to_sleep(one, database)
-        # Nothing refers to it any more, and nobody who lives claims it.
+        # Nothing refers to it any more, and no living store claims it.
         other.evaluations.delete(first, now=True)
         collect(other)
 

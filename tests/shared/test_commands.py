@@ -173,7 +173,7 @@ def test_templates_are_files_of_a_folder(words: tuple[str, ...], tmp_path: Path)
     assert "hunter2" not in said
 
 
-def test_the_compose_file_of_the_guide_starts_both_servers_with_encryption() -> None:
+def test_the_compose_file_of_the_guide_turns_encryption_on_and_defines_all_it_uses() -> None:
     import re
 
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")

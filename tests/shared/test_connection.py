@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
@@ -85,7 +84,7 @@ def test_a_change_cut_around_its_commit_is_made_once_or_said_not_to_be(
         assert other._engine.query(digests) == rows
 
 
-# -- nobody answers --------------------------------------------------------------------------------
+# -- no answers ------------------------------------------------------------------------------------
 
 
 CALLS: dict[str, Callable[[WorkspaceStore, Session], Any]] = {
@@ -165,7 +164,7 @@ def test_a_change_that_lasts_longer_than_a_commit_may_wait_is_busy_and_not_unrea
     assert patient.list_pipelines().is_empty()
 
 
-# -- latency -----------------------------------------------------------------------------------------
+# -- round trips -------------------------------------------------------------------------------------
 
 
 TRIPS: dict[str, tuple[int, Callable[[WorkspaceStore, str, int], Any]]] = {
@@ -173,7 +172,7 @@ TRIPS: dict[str, tuple[int, Callable[[WorkspaceStore, str, int], Any]]] = {
     "commit of a run": (1, lambda store, run_id, number: store.begin_run(f"r{number}", {}, [])),
     # The claim of the model, the commit, and the claim again, which is given up.
     "pipeline with a new model": (3, lambda store, run_id, number: _pipeline(store, run_id, number)),
-    "question, nothing new": (1, lambda store, run_id, number: store._engine.query(lambda con: None)),
+    "query, nothing new": (1, lambda store, run_id, number: store._engine.query(lambda con: None)),
     "direct change": (7, lambda store, run_id, number: store.retention.pin(("run", run_id), str(number))),
 }
 
@@ -185,27 +184,19 @@ def _pipeline(store: WorkspaceStore, run_id: str, number: int) -> None:
         store.complete_pipeline(pipeline_id, 0.5, None, "rmse", 5)
 
 
-@pytest.mark.parametrize(
-    "milliseconds", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.slow)]
-)
 def test_each_call_waits_for_the_server_a_known_number_of_times(
-    machine: Any, database: str, wire: Wire, tmp_path: Path, milliseconds: int
+    machine: Any, database: str, wire: Wire, tmp_path: Path
 ) -> None:
     machine("other")
     with WorkspaceStore(through(database, wire, tmp_path / "far"), retention=False) as store:
         run_id, _ = begin(store)
         store.flush()
         store.list_runs()
-        wire.delay = milliseconds / 2000
         for name, (most, call) in TRIPS.items():
             found = []
             for number in range(9):
-                sent, began = wire.sent, time.perf_counter()
+                sent = wire.sent
                 call(store, run_id, number)
-                # A thread of the store may look for settings in between, each second.
-                found.append((wire.sent - sent, time.perf_counter() - began))
-            trips = min(count for count, _ in found)
-            middle = sorted(seconds for _, seconds in found)[4]
-            usual = sorted(count for count, _ in found)[4]
-            print(f"{name}, {milliseconds} ms: {trips} to {usual} round trips, median {middle * 1000:.0f} ms")
-            assert trips <= most, name
+                found.append(wire.sent - sent)
+            # A thread of the store may look for settings in between, each second.
+            assert 1 <= min(found) <= most, name

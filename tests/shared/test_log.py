@@ -1,4 +1,4 @@
-"""The log itself: one order, commits that cannot be applied, and libraries of two versions."""
+"""The log itself: one order, commits that cannot be applied, and statements that cannot travel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from storekit import begin
 from nirs_store.db.journal import encode, new_txid
 from nirs_store.db.schema import column_names
 from nirs_store.db.table import NotCaptured, digests
-from nirs_store.errors import InvalidInput, SchemaTooNew, SegmentRejected
+from nirs_store.errors import InvalidInput, SegmentRejected
 from nirs_store.store import WorkspaceStore
 
 
@@ -22,12 +22,11 @@ def run_row(run_id: str, name: str) -> tuple[Any, ...]:
     return tuple(filled.get(column) for column in column_names("runs"))
 
 
-def commit(store: WorkspaceStore, rows: dict[str, Any], change: Any = lambda data: data) -> str:
+def commit(store: WorkspaceStore, rows: dict[str, Any]) -> None:
     """Commit rows past all checks."""
     txid = new_txid()
-    body = b"".join(encode(rows, txid=txid, claim="", session="", created="2026-01-01T00:00:00+00:00"))
-    store._engine.journal.append([change(body)], txid)
-    return txid
+    body = encode(rows, txid=txid, claim="", session="", created="2026-01-01T00:00:00+00:00")
+    store._engine.journal.append([b"".join(body)], txid)
 
 
 def test_numbers_have_no_gaps_and_follow_the_order_of_the_commits(machine: Any, database: str) -> None:
@@ -84,36 +83,6 @@ def test_replicas_that_stop_in_between_come_to_the_same_rows(machine: Any) -> No
     rows = one._engine.query(digests)
     assert slow._engine.query(digests) == rows
     assert machine("new")._engine.query(digests) == rows
-
-
-def test_a_commit_of_a_newer_library_is_left_alone_and_said(machine: Any) -> None:
-    import xxhash
-
-    one, other = machine("one"), machine("other")
-    begin(one)
-    one.flush()
-
-    def newer(body: bytes) -> bytes:
-        changed = body.replace(b'"format": 1', b'"format": 9')[:-16]
-        return changed + xxhash.xxh3_128(changed).digest()
-
-    commit(one, {"runs": [run_row("r", "first")]}, newer)
-    for store in (one, other):
-        with pytest.raises(SchemaTooNew, match="newer version"):
-            store.list_runs()
-    one.begin_run("recording goes on", {}, [])
-
-
-def test_a_workspace_of_another_schema_takes_no_commit(machine: Any, database: str) -> None:
-    one = machine("one")
-    with psycopg.connect(database, autocommit=True) as con:
-        con.execute("UPDATE nirs_store.workspaces SET schema_version = schema_version + 1")
-    with pytest.raises(SchemaTooNew, match="Nothing was committed"):
-        one.begin_run("no", {}, [])
-    with pytest.raises(SchemaTooNew, match="Nothing was changed"):
-        machine("other")
-    with psycopg.connect(database, autocommit=True) as con:
-        con.execute("UPDATE nirs_store.workspaces SET schema_version = schema_version - 1")
 
 
 @pytest.mark.parametrize(

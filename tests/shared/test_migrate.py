@@ -192,13 +192,8 @@ log._SharedChange.commit = commit
 }
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        pytest.param(each, marks=[] if each == "between the commits" else [pytest.mark.slow])
-        for each in POINTS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("point", POINTS)
 def test_a_migration_that_is_killed_is_whole_or_was_not_begun(
     lab: tuple[str, Path], database: str, point: str
 ) -> None:

@@ -8,7 +8,6 @@ import socket
 import struct
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 import xxhash
 from faultkit import Session, Wire, look, through
 from sharedkit import PostgreSQL
-from storekit import begin, sql, whole_pipeline
+from storekit import begin, sql, until, whole_pipeline
 
 from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.db.table import digests
@@ -165,6 +164,12 @@ def port() -> int:
         return found
 
 
+def answers(number: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", number)):
+        return True
+    return False
+
+
 class Standby(PostgreSQL):
     """A copy of a server, which follows it."""
 
@@ -187,8 +192,8 @@ class Standby(PostgreSQL):
         with psycopg.connect(primary.url("postgres")) as con:
             (place,) = con.execute("SELECT pg_current_wal_lsn()").fetchone() or ("",)
         with psycopg.connect(self.url("postgres"), autocommit=True) as con:
-            while con.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [place]).fetchone() != (True,):
-                time.sleep(0.01)
+            replayed = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
+            until(lambda: con.execute(replayed, [place]).fetchone() == (True,))
 
     def promote(self) -> None:
         self.run("pg_ctl", "-D", f"{self.folder}/data", "-w", "promote")
@@ -216,7 +221,7 @@ def test_a_standby_is_refused_and_one_that_was_promoted_in_time_goes_on(
     other.close()
     with pytest.raises(SharedStoreUnreachable, match="standby"):
         WorkspaceStore(f"{standby.at(database)}?workspace=corn&patience=0&replica={tmp_path / 'r'}")
-    # Whoever waits for the primary gets it, whichever that is.
+    # A session that waits for the primary gets the new one.
     standby.promote()
     wire.target = standby.port
     wire.cut_at = (1, "before")
@@ -286,6 +291,7 @@ def with_header(body: bytes, **changes: Any) -> bytes:
 
 NEWER: dict[str, Callable[[bytes], bytes]] = {
     "schema": lambda body: with_header(body, schema=SCHEMA_VERSION + 1),
+    "format": lambda body: with_header(body, format=9),
     "magic": lambda body: sealed(body[:7] + b"9" + body[8:]),
     "table": lambda body: with_header(
         body, tables=[["unheard", 0, 0, 0, 0] if b"DLT" in body[:8] else ["unheard", 0, 0]]
@@ -394,10 +400,7 @@ def pooler(server: PostgreSQL, request: pytest.FixtureRequest) -> Iterator[int]:
             shutil.chown(path, server.user)
     as_user = ["runuser", "-u", server.user, "--"] if server.user else []
     running = subprocess.Popen([*as_user, program, "-q", folder / "ini"], stderr=subprocess.DEVNULL)
-    for _ in range(500):
-        with suppress(OSError), socket.create_connection(("127.0.0.1", found)):
-            break
-        time.sleep(0.01)
+    until(lambda: answers(found))
     yield found
     running.terminate()
     running.wait()

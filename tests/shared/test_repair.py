@@ -71,10 +71,8 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [pytest.param(each, marks=[pytest.mark.slow] if each != "another row" else []) for each in DAMAGES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_replica_that_differs_from_the_log_is_built_again(
     lab: tuple[Path, str], machine: Any, damage: str
 ) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -20,7 +19,7 @@ import psycopg
 import pytest
 from faultkit import Session, look
 from sharedkit import PostgreSQL
-from storekit import Child, begin, whole_pipeline
+from storekit import Child, begin, until, whole_pipeline
 
 from nirs_store.db.table import digests
 from nirs_store.errors import NirsStoreError, SharedStoreUnreachable
@@ -47,9 +46,8 @@ def kill(server: PostgreSQL) -> None:
     pids = processes(server)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    while any(state(pid) not in ("", "Z") for pid in pids):
-        time.sleep(0.01)
-    # Where nobody collects the dead, their numbers look alive.
+    until(lambda: all(state(pid) in ("", "Z") for pid in pids))
+    # Zombies that no process collects look alive to the next server.
     for left in (server.folder / "data" / "postmaster.pid", *server.folder.glob(".s.PGSQL.*")):
         left.unlink()
 
@@ -141,6 +139,7 @@ def test_a_server_killed_in_the_middle_of_a_change_has_made_it_or_not(
     assert one._engine.query(digests) == other._engine.query(digests)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_stopped_is_named_and_goes_on_where_it_was(
     machine: Any, database: str, server: PostgreSQL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +270,13 @@ def test_a_server_without_a_free_connection_is_waited_for_and_then_named(
     assert machine("new").list_pipelines().height == 3
 
 
+def closed(store: WorkspaceStore) -> bool:
+    with suppress(SharedStoreUnreachable):
+        store.close()
+        return True
+    return False
+
+
 def crowd(talk: Any, place: str, run_id: str, first: int, many: int) -> list[str]:
     """Open stores, one per thread; each records, and keeps its connection until told."""
     go_on = threading.Event()
@@ -292,13 +298,8 @@ def crowd(talk: Any, place: str, run_id: str, first: int, many: int) -> list[str
                 place.replace("patience=2", "patience=300"), retention=False, lock_timeout=600
             )
             store.begin_pipeline(run_id, f"p{number}", {}, [], "corn", "hash")
-        deadline = time.monotonic() + 300
-        while True:
-            try:
-                store.close()
-                return said
-            except SharedStoreUnreachable:
-                assert time.monotonic() < deadline
+        until(lambda: closed(store), 300)
+        return said
 
     with ThreadPoolExecutor(many) as pool:
         found = [pool.submit(work, first + number) for number in range(many)]

@@ -47,7 +47,7 @@ class Killed:
 EVERY = pytest.mark.parametrize(
     "points",
     [
-        pytest.param([(54, "after"), (1000, "never")], id="some"),
+        pytest.param([(54, "after")], id="some"),
         pytest.param(list(product(range(1, 1000), ["before", "after"])), id="all", marks=pytest.mark.slow),
     ],
 )
@@ -66,8 +66,8 @@ def test_a_process_that_dies_at_any_statement_leaves_everything_or_nothing(
         look(other, killed.told)
         if ended is not None:
             break
-    print(f"{len(killed.told) - 1} kills, {ended} statements")
-    # Whoever comes next records, deletes and collects; all computers hold the same rows.
+    print(f"{len(killed.told)} sessions, {ended} statements")
+    # The next session records, deletes and collects; all computers hold the same rows.
     ended = killed.run(0, "never")
     assert ended is not None
     assert set(killed.told[len(killed.told) - 1]) == set(Session.STEPS)
@@ -95,7 +95,7 @@ def test_a_connection_that_the_server_ends_at_any_statement_costs_a_second_attem
             look(other, told)
             if count() < statement:
                 break
-    print(f"{len(told) - 1} connections ended, {count()} statements")
+    print(f"{len(told)} sessions, {count()} statements")
     rows = other._engine.query(digests)
     assert machine("new")._engine.query(digests) == rows
 

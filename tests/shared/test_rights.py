@@ -143,13 +143,9 @@ def test_an_unknown_workspace_is_named_with_those_that_are_there(machine: Any, d
         WorkspaceStore(f"{database}?workspace=wheat")
 
 
-def test_packages_that_are_missing_are_named_with_how_to_install_them(
+def test_a_missing_package_for_object_stores_is_named_with_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(InvalidInput, match=r"pip install .nirs-store\[shared\]"):
-        WorkspaceStore("postgresql://h/d?workspace=corn")
-    monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(InvalidInput, match=r"pip install .nirs-store\[shared\]"):
         WorkspaceStore(tmp_path / "ws", blobs="s3://bucket/x")

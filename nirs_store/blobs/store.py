@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -178,7 +178,21 @@ class BackgroundWriter:
         if pool is not None:
             pool.shutdown(wait=True)
 
+    def begin(self, call: Callable[[], T]) -> Callable[[], T]:
+        """Call something in a thread of the writer."""
+        with self._changed:
+            self._check_open()
+            try:
+                return self._threads().submit(call).result
+            except RuntimeError:
+                return call  # the interpreter is ending and takes no new work for threads
+
     # The methods below are called with the lock held.
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="nirs-store-blobs")
+        return self._pool
 
     def _check_open(self) -> None:
         if self._closed:
@@ -216,10 +230,8 @@ class BackgroundWriter:
 
     def _start(self, entry: _Write) -> None:
         entry.state, entry.error = "queued", None
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="nirs-store-blobs")
         try:
-            self._pool.submit(self._run, entry)
+            self._threads().submit(self._run, entry)
         except RuntimeError:
             # The interpreter is ending and takes no new work for threads: do it here and now.
             self._finish(entry, self._attempt(entry))
@@ -267,6 +279,7 @@ def _raise_first(failed: list[_Write]) -> None:
 
 # -- The store itself.
 
+T = TypeVar("T")
 # Blobs whose state is remembered once they were found to fit their hash: a training loop makes millions.
 _VERIFIED = 20_000
 _ASIDE_PATIENCE = 1.0
@@ -302,6 +315,8 @@ class BlobStore:
         self._generation = generation
         # By hash: the states of its objects, so that each is hashed once, and again only if it is no longer the same.
         self._verified: ByteLRU[str, dict[str, Hashable]] = ByteLRU(0, _VERIFIED)
+        # Keys that were asked for and not found: their first write does not ask again.
+        self._absent: set[str] = set()
         self._writer = BackgroundWriter(self._write, max_pending_bytes)
 
     @property
@@ -312,9 +327,16 @@ class BlobStore:
     # -- saving ------------------------------------------------------------------------------
 
     def put(
-        self, data: bytes | bytearray | memoryview, suffix: str, *, digest: str | None = None
+        self,
+        data: bytes | bytearray | memoryview,
+        suffix: str,
+        *,
+        digest: str | None = None,
+        absent: bool = False,
     ) -> BlobInfo:
         """Store bytes under their own hash, unless an intact object holds them already.
+
+        `absent` says that the caller has just looked for them and found none.
 
         An existing object is checked by its size each time and by its hash once in this process; a wrong or
         vanished one is written again. Where objects are far away that is done in the background, too.
@@ -327,12 +349,19 @@ class BlobStore:
             if not self.backend.far and self.is_intact(key, digest, len(content)):
                 written = False
             else:
+                if absent:
+                    self._absent.add(key)
                 self._writer.submit(key, digest, content)
         return BlobInfo(digest, key, len(content), written)
 
     def key_of(self, digest: str, suffix: str) -> str:
         """Return the key under which a blob that was claimed is to be saved."""
         return blob_key(digest, suffix, self._generation(digest))
+
+    def asking(self, look: Callable[[], T]) -> Callable[[], T]:
+        """Begin to ask the backend; the answer is waited for when the result is called."""
+        # The caller has something else to wait for meanwhile.
+        return self._writer.begin(look) if self.backend.far else look
 
     def draft(self) -> Draft:
         """Begin a blob whose bytes come in pieces and whose name is known at their end; see `adopt`."""
@@ -364,7 +393,9 @@ class BlobStore:
         self._writer.wait(hashes)
 
     def _write(self, key: str, digest: str, data: bytes) -> None:  # in a thread of the writer
-        if self.backend.far and self.is_intact(key, digest, len(data)):
+        absent = key in self._absent
+        self._absent.discard(key)
+        if self.backend.far and not absent and self.is_intact(key, digest, len(data)):
             return
         self.backend.put({key: data})
         if not self.backend.far:

@@ -70,11 +70,14 @@ def save_bytes(
     # The session's row comes before any claim of its: see Engine.recording.
     with engine.recording():
         pass
-    suffix, format = _stored_as(engine, artifact_id, suffix, format)
+    remembered = engine.known.get("artifact", artifact_id)
+    there = engine.blobs.asking(lambda: remembered or on_disk(engine.layout.blobs, artifact_id))
     # Claim first, look second: a gc that did not see the claim has moved the file away by now,
-    # and the look finds it gone and writes it again.
+    # and the look of `put` finds it gone and writes it again.
     with engine.recorder.claiming(artifact_id):
-        info = engine.blobs.put(data, suffix, digest=artifact_id)
+        found = there()
+        suffix, format = _stored_as(engine, artifact_id, found, suffix, format)
+        info = engine.blobs.put(data, suffix, digest=artifact_id, absent=found is None)
         known = _note(info.path, artifact_id, operator_class, artifact_type, format, info.size)
         _record(engine, artifact_id, known, pipeline_id)
     return artifact_id
@@ -91,11 +94,12 @@ def put_back(engine: Engine, rows: Mapping[str, Mapping[str, Any]], data: Mappin
     engine.blobs.wait(own)
 
 
-def _stored_as(engine: Engine, artifact_id: str, suffix: str, format: str) -> tuple[str, str]:
-    """Return the ending and format under which these bytes are stored already, or those asked for."""
+def _stored_as(
+    engine: Engine, artifact_id: str, known: Mapping[str, Any] | None, suffix: str, format: str
+) -> tuple[str, str]:
+    """Return the ending and format under which bytes that are known are stored already, or those asked for."""
     # Two formats can give the same bytes. There must be one file of them, the one that the row names: a second would
     # heal nothing and belong to nobody.
-    known = engine.known.get("artifact", artifact_id) or on_disk(engine.layout.blobs, artifact_id)
     if known is not None and (known["format"] == "bytes") != (format == "bytes"):
         known = _row_or_memory(engine, artifact_id)
         other = known is not None and (known["format"] == "bytes") != (format == "bytes")
@@ -290,10 +294,9 @@ def on_disk(blobs: BlobBackend, artifact_id: str) -> dict[str, Any] | None:
     """Return what a blob's row says, as far as its file tells; None when there is none, or the id is no hash."""
     if len(artifact_id) != 64 or not set(artifact_id) <= set("0123456789abcdef"):
         return None
-    for key in blobs.list(f"{BLOBS}{artifact_id[:2]}/{artifact_id}."):
-        found, suffix = blobs.stat(key), key.rpartition(".")[2]
-        if found is not None:
-            return _note(key, artifact_id, "", "", _FORMATS.get(suffix, suffix), found.size)
+    for key, found in blobs.scan(f"{BLOBS}{artifact_id[:2]}/{artifact_id}."):
+        suffix = key.rpartition(".")[2]
+        return _note(key, artifact_id, "", "", _FORMATS.get(suffix, suffix), found.size)
     return None
 
 

@@ -243,9 +243,9 @@ def test_a_backlog_is_applied_in_the_background(
 def test_a_backlog_is_applied_in_turns_after_which_whoever_waits_is_let_in(
     store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    let_go(store)
     store._engine._keeper.stop()
     access = store._engine.access
-    let_go(store)
     for number in range(10):
         store.begin_run(str(number), {}, [])
     monkeypatch.setattr(access, "_on_idle", lambda: None)
@@ -271,13 +271,13 @@ def test_recording_helps_to_apply_when_far_too_much_waits(
     monkeypatch.setattr(recorder_module, "_APPLY_SEGMENTS", 5)
     monkeypatch.setattr(recorder_module, "_PRESSURE_SEGMENTS", 10)
     monkeypatch.setattr(opened_module, "_KEPT_SEGMENTS", 4)
+    let_go(store)
     # No other thread, which could be using the catalog just then.
     store._engine._keeper.stop()
     monkeypatch.setattr(
         store._engine, "_keeper", type("Idle", (), {"wake": lambda self: None, "stop": lambda self: None})()
     )
     monkeypatch.setattr(store._engine.access, "_on_idle", lambda: None)
-    let_go(store)
     for number in range(50):
         store.begin_run(str(number), {}, [])
         assert len(segments(folder)) <= 10

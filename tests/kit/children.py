@@ -127,8 +127,8 @@ def save_between_blob_and_row(talk: Talk, folder: Path) -> str:
     store = WorkspaceStore(folder)
     put = store._engine.blobs.put
 
-    def slow_put(data: bytes, suffix: str, *, digest: str | None = None) -> Any:
-        info = put(data, suffix, digest=digest)
+    def slow_put(data: bytes, suffix: str, **how: Any) -> Any:
+        info = put(data, suffix, **how)
         store._engine.blobs.wait()
         talk.say(info.artifact_id)
         talk.wait()

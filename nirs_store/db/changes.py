@@ -329,9 +329,10 @@ def _end_sessions(con: duckdb.DuckDBPyConnection, changes: list[Change]) -> list
     """End sessions; returns the changes whose session is not there yet."""
     late = []
     for change in changes:
+        # A shared workspace may have ended it before, when it was taken for dead: its grace period begins now.
         found = execute(
             con,
-            "UPDATE sessions SET ended_at = coalesce(ended_at, ?) WHERE session_id = ? RETURNING session_id",
+            "UPDATE sessions SET ended_at = greatest(ended_at, ?) WHERE session_id = ? RETURNING session_id",
             [change[2]["made_at"], change[2]["id"]],
         ).fetchall()
         if not found:

@@ -223,12 +223,12 @@ class Server:
         return self._con
 
     def _check(self, con: _Heard) -> None:
-        # Every statement sees what was committed before it, also where the server's default is another.
-        con.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         row = con.execute(
             "SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('synchronous_commit'), "
             "current_setting('server_version_num')::int, clock_timestamp(), pg_encoding_to_char(encoding), "
-            "set_config('lock_timeout', %s, false), set_config('tcp_keepalives_idle', %s, false) "
+            "set_config('lock_timeout', %s, false), set_config('tcp_keepalives_idle', %s, false), "
+            # What waits for a lock sees what was committed meanwhile, also where the server's default is another.
+            "set_config('default_transaction_isolation', 'read committed', false) "
             "FROM pg_database WHERE datname = current_database()",
             # A computer that vanished without a word is dead to the others after minutes, not after hours.
             [f"{con.silence * _LOCK_SHARE * 1000:.0f}", str(_KEEPALIVE["keepalives_idle"])],

@@ -251,6 +251,28 @@ def test_what_a_store_that_was_taken_for_dead_claims_again_is_held_until_its_end
     assert blobs(other) == []
 
 
+def test_the_grace_period_of_a_store_that_was_taken_for_dead_begins_at_its_end(
+    machine: Any, database: str
+) -> None:
+    one, other = machine("one"), machine("other")
+    begin(one)
+    one.flush()
+    put_to_sleep(one, database)
+    collect(other)
+    # It sleeps for two hours.
+    assert other._engine.change(
+        lambda con: con.execute(
+            "UPDATE sessions SET ended_at = ended_at - INTERVAL 2 HOUR WHERE session_id = ? RETURNING session_id",
+            [one._engine.session_id],
+        ).fetchall()
+    )
+    save(one)  # no chain names it
+    one.close()
+    assert other.gc_artifacts() == 0
+    assert len(blobs(other)) == 1
+    assert collect(other) == 1
+
+
 def test_a_gc_says_how_much_it_removed_and_what_it_left(machine: Any) -> None:
     store = machine("one")
     run_id, _ = recorded(store)

@@ -109,7 +109,7 @@ def judge(stores: list[Any], loops: list[Loop]) -> dict[str, int]:
     done = {run_id for loop in loops for what, run_id in loop.said if what == "done"}
     deleting = {run_id for loop in loops for what, run_id in loop.said if what == "deleting"}
     deleted = {run_id for loop in loops for what, run_id in loop.said if what == "deleted"}
-    collected = [int(count) for loop in loops for what, count in loop.said if what == "collected"]
+    collections = sum(what == "collected" for loop in loops for what, _ in loop.said)
 
     def ask(con: Any) -> tuple[list[Any], ...]:
         asked = (
@@ -125,14 +125,19 @@ def judge(stores: list[Any], loops: list[Loop]) -> dict[str, int]:
     there = [run_id for run_id, _, status in rows if status == "completed"]
     blobs = stores[0]._engine.layout.blobs
     found = [store._engine.query(digests) for store in stores]
+    log = stores[0]._engine.journal
+    # Those of deletions and of collections, whether or not their process lived to say so.
+    given_up = "SELECT count(*), count(*) FILTER (WHERE state = 'gone') FROM nirs_store.keys"
+    keys, gone = log.ask(lambda con: con.execute(given_up).fetchone())
     return {
         "acknowledged": len(done),
         "deletions begun": len(deleting),
         "deleted": len(deleted),
-        "collections": len(collected),
-        "blobs collected": sum(collected),
+        "collections": collections,
+        "blobs given up": keys,
+        "of these deleted": gone,
         "kills": sum(loop.kills for loop in loops),
-        "commits": stores[0]._engine.journal._head(),
+        "commits": log._head(),
         "lost": len(done - deleting - set(there)),
         "deleted and there": len(deleted & {run_id for run_id, _, _ in rows}),
         "doubled": len(there) - len(set(there)),

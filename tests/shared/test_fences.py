@@ -1,7 +1,8 @@
-"""What a session may still do while a gc decides: each call waits for the gc, and then sees what it decided."""
+"""Calls of a session that wait while a gc decides, on servers of each default isolation."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,26 +75,42 @@ def while_it_waits(database: str, work: Callable[[], Any], then: Callable[[], An
     return found[0]
 
 
+BODY = b"a commit of some bytes, and more"
+CLAIM = "SELECT nirs_store.claim(%s, 'saver', %s)", [TOKEN]
+APPEND = (
+    "SELECT n FROM nirs_store.append(%s, %s, 'rows', '', 'saver', %s, '', %s, %s, NULL, %s, false)",
+    [new_id(), SCHEMA_VERSION, len(BODY), BODY, hashlib.sha256(BODY).hexdigest()],
+)
+CHANGE = "SELECT head FROM nirs_store.lock_head(%s, '{saver}')", []
+
+
 @pytest.mark.usefixtures("isolation")
 @pytest.mark.parametrize("ended", [False, True])
-def test_a_claim_waits_for_a_gc_and_sees_what_it_gave_up(database: str, workspace: str, ended: bool) -> None:
+@pytest.mark.parametrize(
+    ("call", "answer"), [(CLAIM, 1), (APPEND, 2), (CHANGE, 1)], ids=["claim", "commit", "change"]
+)
+def test_a_session_waits_for_a_gc_and_sees_what_it_decided(
+    database: str, workspace: str, call: tuple[str, list[Any]], answer: int, ended: bool
+) -> None:
+    sql, params = call
     with connected(database) as gc, connected(database) as saver:
-        gc.execute("BEGIN; SELECT nirs_store.lock_claims()")
+        gc.execute("BEGIN")
+        gc.execute("SELECT nirs_store.lock_head(%s, '{}')", [workspace])
+        gc.execute("SELECT nirs_store.lock_claims()")
 
         def decide() -> None:
             if ended:
                 gc.execute("SELECT nirs_store.end_holder(%s, 'saver')", [workspace])
             gc.execute("SELECT nirs_store.condemn(%s, %s, 'artifacts/key')", [workspace, TOKEN])
+            gc.execute(APPEND[0].replace("'saver'", "''"), [workspace, new_id(), *APPEND[1][1:]])
             gc.execute("COMMIT")
 
-        def claim() -> Any:
-            return saver.execute("SELECT nirs_store.claim(%s, 'saver', %s)", [workspace, TOKEN]).fetchone()
-
-        found = while_it_waits(database, claim, decide)
+        found = while_it_waits(database, lambda: saver.execute(sql, [workspace, *params]).fetchone(), decide)
         claims = gc.execute("SELECT holder, token FROM nirs_store.claims").fetchall()
     if ended:
         assert found.sqlstate == pgschema.SESSION_ENDED
         # It would be held for ever: no session is ended twice.
         assert claims == []
     else:
-        assert (found, claims) == ((1,), [("saver", TOKEN)])
+        assert found == (answer,)
+        assert claims == ([("saver", TOKEN)] if call is CLAIM else [])

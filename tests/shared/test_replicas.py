@@ -109,7 +109,7 @@ def test_a_replica_that_is_deleted_while_it_is_open_is_made_again(
         assert again._engine.query(digests) == one._engine.query(digests)
 
 
-@pytest.mark.parametrize("call", ["write", "rename", "fsync"])
+@pytest.mark.parametrize("call", ["write", "replace", "fsync"])
 def test_on_a_full_disk_a_replica_stays_whole(
     machine: Any, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:

@@ -44,6 +44,10 @@ def collect(store: WorkspaceStore) -> int:
     return store.gc_artifacts(grace_seconds=0)
 
 
+def dies(keys: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_key_that_was_given_up_is_never_used_again(machine: Any) -> None:
     one, other = machine("one"), machine("other")
     run_id, _ = recorded(one)
@@ -117,11 +121,8 @@ def test_what_a_gc_that_died_had_given_up_is_deleted_by_the_next(
     one, other = machine("one"), machine("other")
     run_id, _ = recorded(one)
 
-    def dies() -> int:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(one._engine.claims.collector, "remove", dies)
+        patch.setattr(one._engine.layout.blobs, "remove", dies)
         with pytest.raises(KeyboardInterrupt):
             one.delete_run(run_id, now=True)
     assert len(blobs(other)) == 1
@@ -347,10 +348,6 @@ def give_up(store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch, remove: Any)
     with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
         patch.setattr(store._engine.layout.blobs, "remove", remove)
         collect(store)
-
-
-def dies(keys: Any) -> None:
-    raise KeyboardInterrupt
 
 
 OWN_NAMES = [("mine", "models/x.bin"), ("0" * 64, "models/x.bin"), ("mine", f"artifacts/ab/{'ab' * 32}.bin")]

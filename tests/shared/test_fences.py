@@ -14,7 +14,7 @@ from storekit import until
 
 from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.ids import new_id
-from nirs_store.shared import pgschema
+from nirs_store.shared import pgschema, sessions
 from nirs_store.shared.address import parse
 from nirs_store.shared.pg import Server
 
@@ -114,3 +114,20 @@ def test_a_session_waits_for_a_gc_and_sees_what_it_decided(
     else:
         assert found == (answer,)
         assert claims == ([("saver", TOKEN)] if call is CLAIM else [])
+
+
+def test_a_session_that_can_be_seen_has_its_lock(
+    machine: Any, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, dead = psycopg.Connection.execute, []
+
+    def execute(con: Any, sql: Any, params: Any = None, **named: Any) -> Any:
+        done = real(con, sql, params, **named)
+        if str(sql).startswith("SELECT nirs_store.begin_holder("):
+            with psycopg.connect(database, autocommit=True) as gc:
+                dead.append(real(gc, sessions._DEAD, params[:1]).fetchall())
+        return done
+
+    monkeypatch.setattr(psycopg.Connection, "execute", execute)
+    machine("one").begin_run("run", {}, [])
+    assert dead == [[]]

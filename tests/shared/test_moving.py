@@ -11,7 +11,7 @@ import pytest
 from storekit import Y_TRUE, begin, chain_of, whole_pipeline
 
 from nirs_store.db.table import digests
-from nirs_store.errors import NotAWorkspace, OverwriteRefused, StoreBusy
+from nirs_store.errors import NirsStoreError, NotAWorkspace, OverwriteRefused, StoreBusy
 from nirs_store.shared import moving
 from nirs_store.shared.address import Address, parse
 from nirs_store.store import WorkspaceStore
@@ -87,6 +87,32 @@ def test_a_folder_is_shared_and_cloned_with_the_same_rows_and_blobs(
         assert "later" in own.list_runs()["name"].to_list()
         own.begin_run("offline", {}, [])
         own.delete_run(own.get_run("later")["run_id"], now=True)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("lost", [0, -1])
+def test_a_folder_of_which_something_was_lost_on_the_way_is_not_shared(
+    folder: Path, address: Address, database: str, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    with WorkspaceStore(folder) as store:
+        fill(store)
+    images = moving._images
+
+    def fewer(con: Any) -> Any:
+        found = list(images(con))
+        del found[lost]
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moving, "_images", fewer)
+        with pytest.raises(NirsStoreError, match="not what was sent"):
+            moving.share(folder, address)
+    with pytest.raises(NotAWorkspace):
+        WorkspaceStore(f"{database}?workspace=corn", create=False)
+    with WorkspaceStore(folder) as store:
+        store.begin_run("later", {}, [])
+    moving.share(folder, address)
+    with WorkspaceStore(f"{database}?workspace=corn") as shared:
+        assert shared.list_runs().height == 2
 
 
 def test_what_is_in_use_or_taken_is_not_shared(folder: Path, address: Address, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from storekit import Y_TRUE, begin, chain_of
 
 from nirs_store.cli._app import app
 from nirs_store.db.table import digests
-from nirs_store.errors import ReplicaRefused
+from nirs_store.errors import NirsStoreError, ReplicaRefused
 from nirs_store.maintenance import shared as shared_care
 from nirs_store.store import WorkspaceStore
 
@@ -154,6 +154,28 @@ def test_an_interrupted_repair_leaves_a_replica_that_opens(
         other.close()
     assert machine("one").list_runs().height == 2
     run("repair", "-w", place, "--yes")
+    assert sorted(machine("one").list_runs()["name"]) == ["first", "second"]
+
+
+def test_a_replica_that_arrives_with_other_rows_is_refused_and_the_one_before_is_kept(
+    lab: tuple[Path, str], machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = lab
+    alter(folder, "UPDATE runs SET name = 'before' WHERE name = 'first'")
+    real = shared_care.put_in_place
+
+    def put_in_place(draft: Path, target: Path) -> None:
+        real(draft, target)
+        if target == folder / "store.duckdb":
+            alter(folder, "UPDATE runs SET name = 'broken' WHERE name = 'second'")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shared_care, "put_in_place", put_in_place)
+        with pytest.raises(NirsStoreError, match="does not have the rows"):
+            machine("one").repair()
+    with duckdb.connect(str(folder / "set-aside" / "store.duckdb"), read_only=True) as con:
+        assert con.execute("SELECT name FROM runs ORDER BY 1").fetchall() == [("before",), ("second",)]
+    assert machine("one").repair().rebuild is not None
     assert sorted(machine("one").list_runs()["name"]) == ["first", "second"]
 
 

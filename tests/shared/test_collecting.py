@@ -237,6 +237,22 @@ def test_a_store_that_was_taken_for_dead_never_refers_to_what_was_given_up(
 
 
 @pytest.mark.usefixtures("asleep")
+def test_a_store_whose_connection_was_cut_lives_again_with_the_next_one(machine: Any, database: str) -> None:
+    one, other = machine("one"), machine("other")
+    run_id, _ = recorded(one)
+    _, pipeline_id = begin(one, "cut off")
+    one.flush()
+    with one.transaction():
+        # Found in its place, so nothing is written.
+        chain_id = chain_of(one, pipeline_id, save(one))
+        put_to_sleep(one, database)
+        one._engine.journal.settings_wait()
+        other.delete_run(run_id, now=True)
+        assert collect(other) == 0
+    np.testing.assert_array_equal(other.replay_chain(chain_id, X), model().predict(X))
+
+
+@pytest.mark.usefixtures("asleep")
 def test_what_a_store_that_was_taken_for_dead_claims_again_is_held_until_its_end(
     machine: Any, database: str
 ) -> None:

@@ -105,13 +105,17 @@ def test_what_is_stored_without_a_claim_gets_a_key_that_was_never_given_up(
 def test_what_another_computer_has_saved_and_not_committed_stays(machine: Any) -> None:
     one, other = machine("one"), machine("other")
     run_id, _ = recorded(one)
-    one.delete_run(run_id, now=True)
     _, pipeline_id = begin(other)
     other.flush()
+    there = blobs(one)
     with other.transaction():
         # Found in its place, so nothing is written: from here on only the claim holds it.
-        chain_id = chain_of(other, pipeline_id, save(other))
+        artifact_id = save(other)
+        chain_id = chain_of(other, pipeline_id, artifact_id)
+        one.delete_run(run_id, now=True)
         assert collect(one) == 0
+        assert one.get_artifact(artifact_id) is not None
+    assert blobs(one) == there
     np.testing.assert_array_equal(one.replay_chain(chain_id, X), model().predict(X))
 
 
@@ -459,9 +463,30 @@ def test_a_file_stays_while_a_second_id_of_it_waits_in_a_transaction(machine: An
     other.flush()
     with other.transaction():
         register(other, "second", b"old")
-        # Another thread of the process commits, and with it goes what nobody needs.
-        thread = threading.Thread(target=lambda: (begin(other, "thread"), other.flush()))
+        # Another thread of the process commits a model, and with it goes its claim and no other.
+        thread = threading.Thread(target=lambda: (recorded(other), other.flush()))
         thread.start()
         thread.join()
         assert collect(machine("third")) == 0
     assert machine("third").read_artifact("second") == b"old"
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_file_stays_while_one_of_its_two_ids_is_claimed(machine: Any, saved: bool) -> None:
+    one, other = machine("one"), machine("other")
+    content = b"old"
+    first = hashlib.sha256(content).hexdigest() if saved else "mine"
+    write(one, content)
+    for artifact_id in (first, "second"):
+        register(one, artifact_id, content)
+    one.close()
+    _, pipeline_id = begin(other)
+    other.flush()
+    with other.transaction():
+        if saved:
+            # Claimed by its hash, of which the name of the file says nothing.
+            assert other.save_artifact(content, "C", "model", "bytes") == first
+        chain_of(other, pipeline_id, first)
+        assert collect(machine("third")) == 0
+    assert machine("third").get_artifact("second") is None
+    assert machine("third").read_artifact(first) == content

@@ -1,4 +1,4 @@
-"""Calls of a session that wait while a gc decides, on servers of each default isolation."""
+"""Calls that wait for another session to come to its end, and then see what it did."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from storekit import until
+from storekit import begin, until
 
 from nirs_store.db.schema import SCHEMA_VERSION
+from nirs_store.db.table import digests
+from nirs_store.errors import NirsStoreError
 from nirs_store.ids import new_id
 from nirs_store.shared import pgschema, sessions
 from nirs_store.shared.address import parse
@@ -61,7 +63,7 @@ def while_it_waits(database: str, work: Callable[[], Any], then: Callable[[], An
     def run() -> None:
         try:
             found.append(work())
-        except psycopg.Error as error:
+        except (psycopg.Error, NirsStoreError) as error:
             found.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -131,3 +133,31 @@ def test_a_session_that_can_be_seen_has_its_lock(
     monkeypatch.setattr(psycopg.Connection, "execute", execute)
     machine("one").begin_run("run", {}, [])
     assert dead == [[]]
+
+
+def test_the_look_for_a_change_whose_answer_was_lost_waits_for_its_end(
+    machine: Any, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = machine("one"), machine("other")
+    run_id, _ = begin(one)
+    one.flush()
+    changer = one._engine.journal.changer
+    real, lost = psycopg.Connection.execute, []
+
+    def execute(con: Any, sql: Any, *args: Any, **named: Any) -> Any:
+        if sql == "COMMIT" and not lost:
+            # On its way: the server has not begun it, and the client has lost the connection.
+            lost.append(con)
+            raise psycopg.OperationalError("the answer was lost")
+        return real(con, sql, *args, **named)
+
+    monkeypatch.setattr(psycopg.Connection, "execute", execute)
+    monkeypatch.setattr(changer, "drop", lambda: setattr(changer, "_con", None))
+    found = while_it_waits(
+        database, lambda: one.retention.pin(run_id, "the paper"), lambda: real(lost[0], "COMMIT")
+    )
+    lost[0].close()
+    monkeypatch.undo()
+    assert not isinstance(found, Exception)
+    assert other.retention.pins()["reason"].to_list() == ["the paper"]
+    assert one._engine.query(digests) == other._engine.query(digests)

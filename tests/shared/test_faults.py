@@ -130,6 +130,23 @@ def test_a_server_that_was_restored_from_an_older_state_is_noticed(machine: Any,
     assert new.list_runs().height == 6
 
 
+def test_an_open_store_refuses_a_server_that_lost_commits_of_which_it_was_told(
+    machine: Any, database: str
+) -> None:
+    one = machine("one")
+    for number in range(4):
+        one.begin_run(str(number), {}, [])
+    one._engine._keeper.stop()
+    with psycopg.connect(database, autocommit=True) as con:
+        con.execute("DELETE FROM nirs_store.log WHERE n > 2")
+        con.execute("UPDATE nirs_store.workspaces SET head = 2")
+    one._engine.journal.server.drop()
+    with pytest.raises(ReplicaRefused, match="was told of"):
+        one.begin_run("merged", {}, [])
+    one._engine.abort()
+    assert "merged" not in machine("new").list_runs()["name"].to_list()
+
+
 def test_an_old_copy_of_a_replica_catches_up_and_a_deleted_one_is_made_again(
     machine: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

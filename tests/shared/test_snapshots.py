@@ -38,6 +38,7 @@ def test_a_new_computer_starts_from_a_snapshot_and_an_old_one_too_when_the_log_i
     one.begin_run("large", {"text": "x" * 400_000}, [])
     one.delete_run(gone, now=True)
     number = publish(one)
+    one.begin_run("not in the snapshot", {}, [])
     assert truncate(one) == number
     assert truncate(one) == 0
     assert list(one._engine.layout.blobs.list("commits/")) == []
@@ -85,6 +86,27 @@ def test_a_snapshot_that_was_replaced_in_the_bucket_is_refused_before_it_is_open
         machine("new")
     path.write_bytes(data)
     assert machine("new").list_runs().height == 1
+
+
+def test_only_a_newer_snapshot_of_this_log_replaces_one(machine: Any, database: str) -> None:
+    one = machine("one")
+    begin(one)
+    older = publish(one)
+    begin(one, "more")
+    publish(one)
+    begin(one, "after")
+    one.flush()
+    told = "SELECT snapshot_n, snapshot_key FROM nirs_store.workspaces"
+    put = "SELECT nirs_store.publish(ws, %s, %s, 'snapshots/other.zst', repeat('0', 64)) FROM nirs_store.workspaces"
+    with psycopg.connect(database, autocommit=True) as con:
+        there = con.execute(told).fetchone()
+        txids = dict(con.execute("SELECT n, txid FROM nirs_store.log").fetchall())
+        head = max(txids)
+        for number, txid in ((older, txids[older]), (head, txids[older]), (head + 1, txids[head])):
+            con.execute(put, [number, txid])
+            assert con.execute(told).fetchone() == there
+        con.execute(put, [head, txids[head]])
+        assert con.execute(told).fetchone() == (head, "snapshots/other.zst")
 
 
 def test_a_vacuum_is_one_computers_own_and_its_entry_everybodys(machine: Any) -> None:

@@ -130,6 +130,20 @@ def test_a_server_that_was_restored_from_an_older_state_is_noticed(machine: Any,
     assert new.list_runs().height == 6
 
 
+def test_a_log_that_lacks_a_commit_is_not_applied_beyond_it(machine: Any, database: str) -> None:
+    one, behind = machine("one"), machine("behind")
+    one.begin_run("0", {}, [])
+    assert behind.list_runs().height == 1
+    for number in range(1, 4):
+        one.begin_run(str(number), {}, [])
+    with psycopg.connect(database, autocommit=True) as con:
+        (lost,) = con.execute("SELECT head - 1 FROM nirs_store.workspaces").fetchone() or (0,)
+        con.execute("DELETE FROM nirs_store.log WHERE n = %s", [lost])
+    with pytest.raises(SharedStoreUnreachable, match=f"commit {lost} is not in the log"):
+        behind.list_runs()
+    assert behind._engine.journal._last < lost
+
+
 def test_an_open_store_refuses_a_server_that_lost_commits_of_which_it_was_told(
     machine: Any, database: str
 ) -> None:

@@ -118,6 +118,19 @@ def test_a_session_waits_for_a_gc_and_sees_what_it_decided(
         assert claims == ([("saver", TOKEN)] if call is CLAIM else [])
 
 
+def test_a_workspace_is_migrated_only_from_the_version_that_it_has(database: str, workspace: str) -> None:
+    sql = "SELECT n FROM nirs_store.migrate(%s, %s, %s, %s, '', 'body')"
+    with psycopg.connect(database, autocommit=True) as con:
+        assert con.execute(
+            sql, [workspace, SCHEMA_VERSION, SCHEMA_VERSION + 1, new_id()]
+        ).fetchone() == (1,)
+        # A second one, which looked before the first one was made.
+        with pytest.raises(psycopg.Error) as caught:
+            con.execute(sql, [workspace, SCHEMA_VERSION, SCHEMA_VERSION + 1, new_id()])
+        assert caught.value.sqlstate == pgschema.SCHEMA_DIFFERS
+        assert con.execute("SELECT count(*) FROM nirs_store.log").fetchone() == (1,)
+
+
 def test_a_session_that_can_be_seen_has_its_lock(
     machine: Any, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,9 +121,7 @@ def test_a_session_waits_for_a_gc_and_sees_what_it_decided(
 def test_a_workspace_is_migrated_only_from_the_version_that_it_has(database: str, workspace: str) -> None:
     sql = "SELECT n FROM nirs_store.migrate(%s, %s, %s, %s, '', 'body')"
     with psycopg.connect(database, autocommit=True) as con:
-        assert con.execute(
-            sql, [workspace, SCHEMA_VERSION, SCHEMA_VERSION + 1, new_id()]
-        ).fetchone() == (1,)
+        assert con.execute(sql, [workspace, SCHEMA_VERSION, SCHEMA_VERSION + 1, new_id()]).fetchone() == (1,)
         # A second one, which looked before the first one was made.
         with pytest.raises(psycopg.Error) as caught:
             con.execute(sql, [workspace, SCHEMA_VERSION, SCHEMA_VERSION + 1, new_id()])

@@ -286,7 +286,7 @@ class ObjectBlobs:
         """Make the prefix this workspace's, unless it is another's."""
         if self._owner is not None:
             self._bucket.create(OWNER, msgspec.json.encode(Owner(self._owner)))
-            self._look_at_owner()
+            self.look_at_owner()
 
     def owner_there(self) -> str | None:
         """Return the id of the workspace that the prefix belongs to; None if no object names one."""
@@ -299,7 +299,7 @@ class ObjectBlobs:
         except msgspec.MsgspecError:
             return ""
 
-    def _look_at_owner(self, *, again: bool = False) -> None:
+    def look_at_owner(self, *, again: bool = False) -> None:
         """Refuse a place that is not, or no longer, this workspace's: what is missing there would count as lost."""
         if self._owner is None or (self._owned and not again):
             return
@@ -321,7 +321,7 @@ class ObjectBlobs:
         """Create objects; where one is there already, its bytes decide whether it stays."""
         for key in objects:
             self._checked(key)
-        self._look_at_owner()
+        self.look_at_owner()
         _each(lambda item: self._put(*item), objects.items())
 
     def _put(self, key: str, source: Buffer | Path) -> None:
@@ -411,7 +411,7 @@ class ObjectBlobs:
         # A bucket may have been emptied since it was looked at, and then all would count as lost. Who looks for one
         # blob is about to save it, and would wait two answers longer for each.
         if _ONE_BLOB.fullmatch(prefix) is None:
-            self._look_at_owner(again=True)
+            self.look_at_owner(again=True)
         waiting = self._names.all_waiting()
         for meta in self._bucket.list(name_of(prefix)):
             found = key_of(meta["path"])
@@ -432,7 +432,7 @@ class ObjectBlobs:
             name = self._name(key, trashed=trashed)
             meta = None if name is None else self._bucket.head(name)
             if name is None or meta is None:
-                self._look_at_owner(again=True)
+                self.look_at_owner(again=True)
                 if name != self._name(key, trashed=trashed):
                     continue  # a gc set it aside, or brought it back, in between
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.address(key))
@@ -480,7 +480,7 @@ class ObjectBlobs:
         """Write names of objects down as waiting; the objects stay where they are."""
         for key in keys:
             self._checked(key)
-        self._look_at_owner()
+        self.look_at_owner()
 
         def look(key: str) -> tuple[str, Waiting] | None:
             generation = self._names.generation(key)
@@ -519,11 +519,11 @@ class ObjectBlobs:
         """Delete objects from their places for good; for keys that are never used again."""
         for key in keys:
             self._checked(key)
-        self._look_at_owner()
+        self.look_at_owner()
         self._bucket.delete([name_of(key) for key in keys])
 
     def _remove(self, objects: Sequence[tuple[str, int]]) -> bool:
-        self._look_at_owner()
+        self.look_at_owner()
         self._bucket.delete([name_of(key, number) for key, number in objects])
         self._names.confirm(objects)
         return True

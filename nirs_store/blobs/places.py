@@ -69,14 +69,18 @@ def settle_place(value: Any, places: WorkspacePlaces, *, writable: bool, fresh: 
             )
         return
     # Before anything is written: packages, credentials, the network, and whose objects are there.
-    if known is None and place.scheme != "file" and _owner_at(place, places) is not None:
+    if known is None and place.scheme == "file":
+        refuse_workspace(Path(place.prefix))
+    # Another process may be making this very workspace.
+    if known is None and _owner_at(place, places) is not None and _read(places) is None:
         raise SharedStoreUnreachable(
             f"{place.short} holds the blobs of another workspace. Nothing was changed. Choose another prefix."
         )
-    number = _number(places.file)
+    number, new = _number(places.file), known is None or fresh
     if known is None or moved or known.file != number:
         known = _remember(places, place, known)
-    _claim(place, known.id, places)
+    # Later, a place without the mark is one that was emptied, or is not mounted: marked again it would be believed.
+    (_claim if new else _look)(place, known.id, places)
     # An empty catalog would hide that the real one was lost.
     lost = fresh and any(True for _ in backend_at(place, known.id, places).list(BLOBS))
     if lost and not (places.root / "store.duckdb").exists():
@@ -100,7 +104,7 @@ def remembered_backend(places: WorkspacePlaces) -> BlobBackend:
         )
     place = parse_place(known.blobs)
     if place.scheme == "file":
-        _look_at_folder(Path(place.prefix), known.id)
+        look_at_folder(Path(place.prefix), known.id)
     return backend_at(place, known.id, places)
 
 
@@ -135,10 +139,17 @@ def _owner_at(place: Place, places: WorkspacePlaces) -> str | None:
     backend = backend_at(place, "", places)
     if isinstance(backend, ObjectBlobs):
         return backend.owner_there()
+    return owner_of_folder(Path(place.prefix))
+
+
+def owner_of_folder(folder: Path) -> str | None:
+    """Read to which workspace a folder for blobs belongs; None if nothing there says so."""
     try:
-        return _read_owner(Path(place.prefix))
+        return _read_owner(folder)
     except FileNotFoundError:
         return None
+    except (OSError, msgspec.MsgspecError):
+        return ""
 
 
 def _read_owner(folder: Path) -> str:
@@ -152,16 +163,41 @@ def _claim(place: Place, owner: str, places: WorkspacePlaces) -> None:
         backend.claim()
         return
     folder = Path(place.prefix)
+    claim_folder(folder, owner)
     for name in ("artifacts", "journal/aside", "journal/tmp"):
         ensure_dir(folder / name, shared=True)
+
+
+def _look(place: Place, owner: str, places: WorkspacePlaces) -> None:
+    backend = backend_at(place, owner, places)
+    if isinstance(backend, ObjectBlobs):
+        backend.look_at_owner()
+    else:
+        look_at_folder(Path(place.prefix), owner)
+
+
+def refuse_workspace(folder: Path) -> None:
+    """Refuse the folder of a workspace as a place for the blobs of another one."""
+    if os.path.lexists(folder / "store.duckdb"):
+        raise InvalidInput(
+            f"blobs: {folder} is a workspace itself; a garbage collection there would delete blobs of this one. "
+            "Nothing was changed. Name a folder for blobs only."
+        )
+
+
+def claim_folder(folder: Path, owner: str) -> None:
+    """Make a folder for blobs this workspace's, unless it is another's."""
+    refuse_workspace(folder)
     if not (folder / OWNER).exists():
+        ensure_dir(folder, shared=True)
         # Another process may be quicker, and is looked at.
         with contextlib.suppress(InvalidInput):
             write_file(folder / OWNER, msgspec.json.encode(Owner(owner)), replace=False)
-    _look_at_folder(folder, owner)
+    look_at_folder(folder, owner)
 
 
-def _look_at_folder(folder: Path, owner: str) -> None:
+def look_at_folder(folder: Path, owner: str) -> None:
+    """Refuse a folder that is not, or no longer, this workspace's."""
     try:
         found = _read_owner(folder)
     except (OSError, msgspec.MsgspecError) as error:

@@ -8,6 +8,7 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 from urllib.parse import quote, unquote, urlencode
 
 from nirs_store.addresses import SharedPlace, is_secret, without_secrets
@@ -19,7 +20,8 @@ from nirs_store.errors import InvalidInput, did_you_mean
 
 # Options of ours in an address; all others are libpq's.
 _OWN = ("workspace", "replica", "patience", "pooler")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}")
+# Letters and digits of any script: a lab may call its workspace Maïs. No parentheses: see `moving._hidden`.
+_NAME = re.compile(r"[^\W_][\w. -]{0,99}")
 _PATIENCE = 300.0
 _ADDRESS = re.compile(r"postgres(?:ql)?://([^/?#]*)/?([^/?#]*)(?:\?([^#]*))?", re.IGNORECASE)
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.%A-Za-z]+)\]|([^:\[\]]*))(?::([0-9]*))?")
@@ -81,7 +83,8 @@ def parse(text: str | SharedPlace, *, blobs: str | os.PathLike[str] | None = Non
         raise TypeError(f"expected an address, found {type(text).__name__}")
     masked = _masked(text)
     params, own = _parameters(text.strip(), masked)
-    name = own.get("workspace", "")
+    # One keyboard sends é as one character, another as two.
+    name = normalize("NFC", own.get("workspace", ""))
     if not _NAME.fullmatch(name):
         raise InvalidInput(
             f"{masked}: expected an address with the name of a workspace, as in ?workspace=corn (up to 100 letters, "

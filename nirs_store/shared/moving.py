@@ -24,7 +24,7 @@ from nirs_store.ids import new_id
 from nirs_store.shared import pgschema, snapshots
 from nirs_store.shared.address import Address, replica_folder
 from nirs_store.shared.log import SharedLog
-from nirs_store.shared.objects import LogBodies, ObjectBlobs, backend_of
+from nirs_store.shared.objects import LogBodies, backend_of
 from nirs_store.shared.opening import library, open_engine
 from nirs_store.shared.pg import Connection as ServerConnection
 from nirs_store.shared.pg import Server
@@ -123,8 +123,7 @@ def _share(engine: Engine, access: Database, address: Address, progress: Progres
         hidden = _hidden(address, workspace_id)
         server.run(lambda con: _begin(con, workspace_id, address, hidden))
         backend = backend_of(str(address.blobs), engine.layout, owner=workspace_id)
-        if isinstance(backend, ObjectBlobs):
-            backend.claim()
+        backend.claim()
         blobs = access.transact(_blob_rows)
         for number, (key, size) in enumerate(blobs):
             if progress is not None:

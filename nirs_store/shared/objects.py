@@ -10,7 +10,8 @@ from nirs_store.blobs.bucket import Bucket, parse_place
 from nirs_store.blobs.copies import Copies
 from nirs_store.blobs.durable import ensure_dir, remove_files
 from nirs_store.blobs.local import LocalFolder
-from nirs_store.blobs.objects import HASHED, Names, ObjectBlobs
+from nirs_store.blobs.objects import HASHED, OWNER, Names, ObjectBlobs
+from nirs_store.blobs.places import claim_folder, look_at_folder, owner_of_folder
 from nirs_store.db.layout import Layout
 from nirs_store.errors import SharedStoreUnreachable
 
@@ -48,6 +49,29 @@ class LogBodies:
 class SharedFolder(LocalFolder):
     """A folder that all computers of a workspace reach; for blobs only, which need no locks."""
 
+    def __init__(self, root: Path, *, scratch: Path, owner: str | None = None) -> None:
+        super().__init__(root, trash=root / "trash", scratch=scratch)
+        self._owner = owner
+
+    def claim(self) -> None:
+        """Make the folder this workspace's, unless it is another's."""
+        if self._owner is not None:
+            claim_folder(self._root, self._owner)
+        for name in _FOLDERS:
+            ensure_dir(self._root / name, shared=True)
+
+    def owner_there(self) -> str | None:
+        """Return the id of the workspace that the folder belongs to; None if nothing there names one."""
+        return owner_of_folder(self._root)
+
+    def look_at_owner(self, *, adopt: bool = False) -> None:
+        """Refuse a folder that is another workspace's, or is not mounted: what is put there would be lost."""
+        if self._owner is None:
+            return
+        if adopt and not (self._root / OWNER).exists() and (self._root / "artifacts").is_dir():
+            self.claim()  # made before such folders were marked
+        look_at_folder(self._root, self._owner)
+
     def remove(self, keys: Sequence[str], /) -> None:
         """Delete files for good: keys that are never used again."""
         remove_files([self.path(key) for key in keys])
@@ -58,9 +82,7 @@ def backend_of(url: str, place: Layout, *, owner: str | None = None) -> SharedFo
     where = parse_place(url)
     if where.scheme == "file":
         root = Path(where.prefix)
-        for name in _FOLDERS:
-            ensure_dir(root / name, shared=True)
-        return SharedFolder(root, trash=root / "trash", scratch=root / "tmp")
+        return SharedFolder(root, scratch=root / "tmp", owner=owner)
     return ObjectBlobs(
         Bucket(where),
         Names(place.aside, place.condemned),

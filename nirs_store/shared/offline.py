@@ -107,8 +107,7 @@ def _without_user(address: str) -> str:
 def _blobs(url: str, place: Layout) -> SharedFolder | LocalBlobs:
     where = parse_place(url) if url else None
     if where is not None and where.scheme == "file" and Path(where.prefix).is_dir():
-        root = Path(where.prefix)
-        return SharedFolder(root, trash=root / "trash", scratch=place.tmp)
+        return SharedFolder(Path(where.prefix), scratch=place.tmp)
     return LocalBlobs(place, url or "the object store of the workspace")
 
 

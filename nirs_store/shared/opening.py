@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
-from nirs_store.blobs.bucket import parse_place
 from nirs_store.db.layout import Layout
 from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.db.session import Engine, Parts, Settings
@@ -34,7 +32,7 @@ def open_engine(settings: Settings, *, until: int | None = None, migrating: bool
     server = Server(address)
     try:
         create = settings.create and not settings.read_only
-        workspace_id, blobs, empty, schema = server.run(
+        workspace_id, known, empty, schema = server.run(
             lambda con: _workspace(con, address, create=create),
             patience=min(settings.lock_timeout, address.patience),
         )
@@ -46,10 +44,11 @@ def open_engine(settings: Settings, *, until: int | None = None, migrating: bool
             )
         folder = replica_folder(address, workspace_id)
         place = Layout(folder)
+        blobs = address.blobs or known
+        backend = _place_of_blobs(
+            address, workspace_id, known, place, new=create and empty, read_only=settings.read_only
+        )
         prepare(place, workspace_id, str(address), blobs)
-        backend = backend_of(blobs, place, owner=workspace_id)
-        if create and empty and isinstance(backend, ObjectBlobs):
-            backend.claim()
         snapshots.start_from(server, workspace_id, backend, place, wait=settings.lock_timeout)
         layout = Layout(folder, backend)
         log = SharedLog(server, workspace_id, layout, LogBodies(backend), library(), until=until)
@@ -106,6 +105,25 @@ def library() -> str:
         return "unknown"
 
 
+def _place_of_blobs(
+    address: Address, workspace_id: str, known: str, place: Layout, *, new: bool, read_only: bool
+) -> SharedFolder | ObjectBlobs:
+    """Return the place of the blobs: where the workspace has them, or the same place under another address."""
+    backend = backend_of(address.blobs or known, place, owner=workspace_id)
+    if address.blobs in (None, known):
+        if new:
+            backend.claim()
+        elif isinstance(backend, SharedFolder):
+            backend.look_at_owner(adopt=not read_only)  # an object store is looked at when it is first needed
+        return backend
+    if backend.owner_there() != workspace_id:
+        raise InvalidInput(
+            f"{address} keeps its blobs in {known}, and {address.blobs} is not that place under another address. "
+            "Nothing was changed. Leave blobs out, or name where that place is reached from here."
+        )
+    return backend
+
+
 def _workspace(con: Connection, address: Address, *, create: bool) -> tuple[str, str, bool, int]:
     """Return id, place of the blobs, whether nothing was ever committed, and schema version of a workspace."""
     found = pgschema.version(con)
@@ -141,15 +159,9 @@ def _workspace(con: Connection, address: Address, *, create: bool) -> tuple[str,
             f"{address}: this database has no workspace with that name.{known} Nothing was changed."
         )
     workspace_id, schema, blobs, empty = row
-    place = None if address.blobs in (None, blobs) else parse_place(address.blobs)
-    if place is not None and place.scheme == "file" and not (Path(place.prefix) / "artifacts").is_dir():
-        raise InvalidInput(
-            f"{address} keeps its blobs in {blobs}. {place.prefix} is not that folder under another name: it has no "
-            "artifacts in it. Nothing was changed. Leave blobs out, or name where that folder is mounted here."
-        )
     if schema > SCHEMA_VERSION:
         raise SchemaTooNew(
             f"{address} has schema version {schema}; this nirs_store knows {SCHEMA_VERSION}. Nothing was changed. "
             "Upgrade nirs_store here."
         )
-    return str(workspace_id), address.blobs or str(blobs), bool(empty), int(schema)
+    return str(workspace_id), str(blobs), bool(empty), int(schema)

@@ -122,12 +122,12 @@ class Server:
 
     def explain(self, error: psycopg.Error) -> NirsStoreError:
         """Return the error of this library for one of the server."""
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split()).rstrip(".") + "."
         match error.sqlstate:
             case code if code == NO_WORKSPACE:
                 return removed(self.address)
             case code if code == SCHEMA_DIFFERS:
-                return schema_differs(self.address, text.split()[0], SCHEMA_VERSION)
+                return schema_differs(self.address, str(error).split()[0], SCHEMA_VERSION)
             case code if code == SESSION_ENDED:
                 return SessionEnded(
                     f"{self.address}: this store object did not answer for a while and was taken for dead, so what it "
@@ -136,7 +136,8 @@ class Server:
                 )
             case "42501":
                 return ReadOnlyStore(
-                    f"{self.address}: this role may not do that: {text} Nothing was changed."
+                    f"{self.address}: this role may not do that: {text} Nothing was changed. An administrator of the "
+                    "workspace can give it rights: nirs-store shared grant ROLE reader|writer|admin."
                 )
             case code if (code or "")[:2] == "28" or (not code and _HOPELESS.search(text)):
                 return SharedStoreUnreachable(

@@ -101,7 +101,7 @@ def prepare(layout: Layout, workspace_id: str, address: str, blobs: str) -> None
     """Make or accept the folder of a replica; one with anything else in it is left as it is."""
     folder = layout.root
     if folder.is_dir():
-        _keep_private(folder)
+        _refuse_of_others(folder)
     said = read_mark(layout)
     if said is None:
         # A process that was killed, or is about to make the mark, may have left a draft of it.
@@ -114,11 +114,13 @@ def prepare(layout: Layout, workspace_id: str, address: str, blobs: str) -> None
     if said is None:
         ensure_dir(folder.parent)
         ensure_dir(folder)
-        _keep_private(folder)
+        _refuse_of_others(folder)
     elif said.workspace_id != workspace_id:
         raise ReplicaRefused(
             f"{folder} is a replica of another workspace. Nothing was changed. Name another folder for this one."
         )
+    # Only now: the rights of a folder that is no replica are not this library's to change.
+    _shut(folder)
     wanted = Mark(workspace_id, address, blobs)
     if said != wanted:
         # The time of the file says when the replica was compared with the server; a new one was not yet.
@@ -157,8 +159,8 @@ def note_as_of(layout: Layout, moment: float) -> None:
             os.utime(layout.replica, (moment, moment))
 
 
-def _keep_private(folder: Path) -> None:
-    """Refuse a folder of another user, who could put another catalog there, and shut one that others can enter."""
+def _refuse_of_others(folder: Path) -> None:
+    """Refuse a folder of another user, who could put another catalog there."""
     if os.name == "nt":
         return
     found = folder.stat()
@@ -167,6 +169,10 @@ def _keep_private(folder: Path) -> None:
             f"{folder} belongs to another user (number {found.st_uid}), who could change what it holds. Nothing was "
             "changed. Name another folder for the replica: replica=... in the address, or NIRS_STORE_REPLICAS."
         )
-    if found.st_mode & 0o077:
+
+
+def _shut(folder: Path) -> None:
+    """Keep other users out of a replica."""
+    if os.name != "nt" and folder.stat().st_mode & 0o077:
         with contextlib.suppress(OSError):  # some file systems know no rights
             folder.chmod(0o700)

@@ -102,10 +102,37 @@ def test_another_place_or_another_workspace_is_refused(place: str, proxy: Proxy,
         WorkspaceStore(tmp_path / "second", blobs=place)
     with WorkspaceStore(tmp_path / "plain") as store:
         record(store)
+    WorkspaceStore(tmp_path / "second").close()
     with pytest.raises(InvalidInput, match="own folder"):
         WorkspaceStore(tmp_path / "plain", blobs=place)
+    with pytest.raises(InvalidInput, match="is a workspace itself"):
+        WorkspaceStore(tmp_path / "third", blobs=tmp_path / "plain")
     with WorkspaceStore(tmp_path / "plain") as store:
         record(store)
+
+
+def test_a_place_that_was_emptied_is_not_believed_because_it_is_named_again(
+    proxy: Proxy, tmp_path: Path
+) -> None:
+    folder, share = tmp_path / "ws", tmp_path / "share"
+    with WorkspaceStore(folder, blobs=share) as store:
+        chain = record(store)
+    share.rename(tmp_path / "away")
+    share.mkdir()  # a mount point without its disk
+    with pytest.raises(SharedStoreUnreachable, match="Mount the folder"):
+        WorkspaceStore(folder, blobs=share)
+    assert list(share.iterdir()) == []
+    share.rmdir()
+    (tmp_path / "away").rename(share)
+    with WorkspaceStore(folder, blobs=share) as store:
+        store.replay_chain(chain, X)
+
+    place = bucketkit.address(proxy.port)
+    WorkspaceStore(tmp_path / "far", blobs=place).close()
+    bucket = Bucket(parse_place(place))
+    bucket.delete([OWNER])
+    with pytest.raises(SharedStoreUnreachable, match="Bring the bucket back"):
+        WorkspaceStore(tmp_path / "far", blobs=place)
 
 
 def test_blobs_move_with_the_mark_of_their_workspace(proxy: Proxy, tmp_path: Path) -> None:

@@ -226,6 +226,9 @@ class Bucket(MemoryBlobs):
         self._places = stage.objects
         self.far = stage.dice.random() < 0.5
 
+    def claim(self) -> None:
+        pass
+
     def put(self, objects: Any, /) -> None:
         for key, source in objects.items():
             order = self._stage.stop(f"put {key[13:17]}{key[77:79]}")

@@ -35,6 +35,7 @@ def _messages(error: BaseException | None) -> Iterator[str]:
         ("postgresql://ann@[::1]:5433/n?workspace=corn", {"host": "::1", "port": "5433", "user": "ann"}),
         ("POSTGRESQL://a,b:5433/n?workspace=my%20corn", {"host": "a,b", "port": ",5433"}),
         ("postgresql://h/caf%C3%A9?workspace=my+corn", {"host": "h", "dbname": "café"}),
+        ("postgresql://h/n?workspace=Ma%C3%AFs Süd 玉米", {"host": "h"}),
         ("postgresql://h/n?workspace=c&sslrootcert=/a+b/c.crt", {"host": "h", "sslrootcert": "/a+b/c.crt"}),
     ],
 )
@@ -46,6 +47,10 @@ def test_an_address_is_read_and_written_again(text: str, expected: dict[str, str
     assert (again.workspace, str(again)) == (address.workspace, str(address))
     places = ("host", "port", "user", "dbname", "service")
     assert [again.libpq().get(name) for name in places] == [found.get(name) for name in places]
+
+
+def test_a_name_is_the_same_however_a_keyboard_sends_its_letters() -> None:
+    assert parse("postgresql://h/n?workspace=e\u0301t\u00e9").workspace == "\u00e9t\u00e9"
 
 
 @pytest.mark.parametrize(
@@ -95,6 +100,7 @@ def _libpq_knows(name: str) -> bool:
         ("postgresql://h/n?workspace=corn&password=hunter2&sslmoode=require", "Did you mean 'sslmode'"),
         ("postgresql://ann:hunter2@h/n", "name of a workspace"),
         ("postgresql://ann:hunter2@h/n?workspace=..", "name of a workspace"),
+        ("postgresql://ann:hunter2@h/n?workspace=corn (2)", "name of a workspace"),
         ("postgresql://ann:hunter2@h/n?workspace=corn&patience=soon", "expected seconds"),
         ("postgresql://ann:hunter2@h/n?workspace=corn&pooler=transaction", "loses the locks"),
         ("postgresql:ann:hunter2@h/n?workspace=corn", "begins with postgresql://"),

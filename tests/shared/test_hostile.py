@@ -282,6 +282,17 @@ def test_a_replica_is_this_users_alone(
     assert sorted(os.walk(folder)) == before
 
 
+@pytest.mark.skipif(os.name == "nt", reason="folders have no such rights")
+def test_a_folder_that_is_no_replica_keeps_its_rights(machine: Any, database: str, tmp_path: Path) -> None:
+    machine("one").close()
+    folder = tmp_path / "spectra"
+    folder.mkdir(mode=0o755)
+    (folder / "corn.csv").touch()
+    with pytest.raises(ReplicaRefused, match="Nothing was changed"):
+        machine("two", f"replica={folder}")
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
 @pytest.mark.skipif(os.name == "nt", reason="links need rights")
 @pytest.mark.parametrize("name", ["store.duckdb", "replica.json"])
 def test_links_in_a_replica_are_not_followed(

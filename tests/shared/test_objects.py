@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from storekit import Y_TRUE, begin, chain_of
 
+from nirs_store.blobs.objects import OWNER
 from nirs_store.db.layout import Layout
 from nirs_store.errors import InvalidInput, SharedStoreUnreachable
 from nirs_store.shared.objects import backend_of
@@ -74,3 +76,48 @@ def test_another_folder_for_the_blobs_of_a_workspace_is_refused(machine: Any, tm
     # The same folder under another name, as where it is mounted.
     (tmp_path / "mounted").symlink_to(one._engine.layout.blobs._root, target_is_directory=True)
     assert machine("two", blobs=tmp_path / "mounted").list_runs().height == 1
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_another_prefix_for_the_blobs_of_a_workspace_is_refused(
+    machine: Any, bucket: str, filled: bool
+) -> None:
+    one = machine("one", blobs=bucket)
+    if filled:
+        fitted(one)
+    with pytest.raises(InvalidInput, match="is not that place under another address"):
+        machine("two", blobs=f"{bucket}-2")
+    machine("three", "workspace=barley", blobs=f"{bucket}-2")
+    with pytest.raises(InvalidInput, match="is not that place under another address"):
+        machine("two", blobs=f"{bucket}-2")
+    # The same prefix, reached under another name of its server.
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    assert machine("two", blobs=f"{bucket}?endpoint={endpoint}").list_runs().height == int(filled)
+
+
+def test_a_folder_for_blobs_is_of_one_workspace(machine: Any, tmp_path: Path) -> None:
+    share = tmp_path / "Geräte"
+    machine("one", blobs=share)
+    with pytest.raises(SharedStoreUnreachable, match="another workspace"):
+        machine("barley", "workspace=barley", blobs=share)
+    with pytest.raises(SharedStoreUnreachable, match="another workspace"):
+        WorkspaceStore(tmp_path / "local", blobs=share)
+    WorkspaceStore(tmp_path / "plain").close()
+    with pytest.raises(InvalidInput, match="is a workspace itself"):
+        machine("oats", "workspace=oats", blobs=tmp_path / "plain")
+
+
+def test_a_folder_for_blobs_that_is_not_mounted_is_not_made_again(machine: Any, tmp_path: Path) -> None:
+    share = tmp_path / "share"
+    _, chain_id, expected = fitted(machine("one", blobs=share))
+    share.rename(tmp_path / "away")
+    share.mkdir()
+    with pytest.raises(SharedStoreUnreachable, match="Mount the folder"):
+        machine("two", blobs=share)
+    assert list(share.iterdir()) == []
+    share.rmdir()
+    (tmp_path / "away").rename(share)
+    # One from before folders were marked is marked when it is opened for writing.
+    (share / OWNER).unlink()
+    np.testing.assert_array_equal(machine("two", blobs=None).replay_chain(chain_id, X), expected)
+    assert (share / OWNER).exists()

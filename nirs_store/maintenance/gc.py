@@ -286,7 +286,11 @@ class GcResult:
 def plan_gc(engine: Engine, *, grace_seconds: float = GRACE_SECONDS, now: bool = False) -> GcPlan:
     """Look what a gc would do; changes nothing."""
     grace = as_seconds(grace_seconds, "grace_seconds")
-    return engine.query(lambda con: _plan(con, engine, engine.living_sessions(), grace, None, now=now))
+    # A replica that is open without its server knows the rows, and not what else is in the object store.
+    there: set[str] | None = None if engine.settings.fresh else set()
+    return engine.query(
+        lambda con: _plan(con, engine, engine.living_sessions(), grace, None, now=now, there=there)
+    )
 
 
 def collect(
@@ -491,10 +495,18 @@ def storage_report(engine: Engine, *, runs: int = 10, grace_seconds: float = GRA
     plan = plan_gc(engine, grace_seconds=grace_seconds)
     root = engine.layout.root
     files = {"catalog": sum(_size_storage(path) for path in (engine.layout.catalog, engine.layout.wal))}
-    files["artifacts"] = sum(sizes(engine.layout.blobs))
+    files["artifacts"] = sum(blob_sizes(engine))
     files |= {name: sum(map(_size_storage, (root / name).rglob("*"))) for name in _FOLDERS}
     free = plan.bytes + plan.unused_array_bytes
     return StorageReport(files, kinds, largest, free, len(plan.unknown_files), entries, kept)
+
+
+def blob_sizes(engine: Engine) -> list[int]:
+    """Return the size of each stored blob; of those that rows name where a replica is open without its server."""
+    if engine.settings.fresh:
+        return sizes(engine.layout.blobs)
+    sql = "SELECT any_value(size_bytes) FROM blobs GROUP BY artifact_path"
+    return [int(size) for (size,) in engine.query(lambda con: con.execute(sql).fetchall())]
 
 
 def _in_trash(con: Connection) -> tuple[int, int]:

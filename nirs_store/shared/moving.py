@@ -28,7 +28,7 @@ from nirs_store.shared.objects import LogBodies, backend_of
 from nirs_store.shared.opening import library, open_engine
 from nirs_store.shared.pg import Connection as ServerConnection
 from nirs_store.shared.pg import Server
-from nirs_store.shared.replica import Mark, read_mark, write_mark
+from nirs_store.shared.replica import Mark, is_filled, read_mark, write_mark
 
 # Rows of one commit: of tables with bytes fewer.
 _ROWS, _ROWS_OF_BYTES = 20_000, 1_000
@@ -77,6 +77,7 @@ def share(
         return done
     engine = Engine.open(Settings(folder, create=False, read_only=dry_run))
     try:
+        _look_first(engine.query(_workspace_id), address, engine.layout)
         if dry_run:
             return engine.query(lambda con: _counted(con, str(folder), str(address), dry_run=True))
         others = [each for each in engine.claims.living() if each != engine.session_id]
@@ -152,17 +153,39 @@ def _share(engine: Engine, access: Database, address: Address, progress: Progres
         server.close()
 
 
-def _begin(con: ServerConnection, workspace_id: str, address: Address, hidden: str) -> None:
-    pgschema.ensure(con)
+def _look_first(workspace_id: str, address: Address, layout: Layout) -> None:
+    """Ask the server and the place of the blobs whether another workspace is there; change nothing."""
+    server = Server(address)
+    try:
+        if server.run(pgschema.version) is not None:
+            server.run(lambda con: _refuse_taken(con, workspace_id, address, _hidden(address, workspace_id)))
+    finally:
+        server.close()
+    if backend_of(str(address.blobs), layout).owner_there() not in (None, workspace_id):
+        raise InvalidInput(
+            f"blobs: {address.blobs} holds the blobs of another workspace. Nothing was changed. Choose another place."
+        )
+
+
+def _refuse_taken(con: ServerConnection, workspace_id: str, address: Address, hidden: str) -> None:
     taken = con.execute(
         "SELECT ws::text FROM nirs_store.workspaces WHERE name = %s", [address.workspace]
     ).fetchone()
     shared = con.execute("SELECT name FROM nirs_store.workspaces WHERE ws = %s", [workspace_id]).fetchone()
     if taken is not None or (shared is not None and shared[0] != hidden):
-        words = (
-            "the name is taken" if taken is not None else f"this folder is shared as {shared and shared[0]!r}"
-        )
+        if taken is not None and taken[0] != workspace_id:
+            words = "the name is taken. Choose another one"
+        else:
+            words = (
+                f"the workspace of this folder is in that database already, as {shared and shared[0]!r}. To add what "
+                "the folder has and it lacks, use `nirs-store push`"
+            )
         raise OverwriteRefused(f"{address}: {words}. Nothing was changed.")
+
+
+def _begin(con: ServerConnection, workspace_id: str, address: Address, hidden: str) -> None:
+    pgschema.ensure(con)
+    _refuse_taken(con, workspace_id, address, hidden)
     with con.transaction():
         # What an interrupted attempt left; its blobs stay, and are not sent again.
         con.execute("DELETE FROM nirs_store.log WHERE ws = %s", [workspace_id])
@@ -239,7 +262,12 @@ def _images(con: Connection) -> Iterator[tuple[bytes, str]]:
 
 
 def _counted(con: Connection, source: str, target: str, *, dry_run: bool) -> Moved:
-    rows = sum(int(con.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]) for table in TABLES)
+    # Not what each computer notes for itself: two copies of one workspace have the same number.
+    rows = sum(
+        int(con.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
+        for table in TABLES
+        if table not in (*LOCAL_TABLES, "nirs_store_meta")
+    )
     blobs = _blob_rows(con)
     return Moved(source, target, rows, len(blobs), sum(size for _, size in blobs), dry_run)
 
@@ -260,6 +288,8 @@ def clone(
 ) -> Moved:
     """Make an ordinary workspace of a shared one, as it is now, with all its blobs; an interrupted one goes on."""
     folder = as_folder(folder, "folder")
+    if read_mark(Layout(folder)) is None and is_filled(Layout(folder)):
+        raise OverwriteRefused(f"{folder} is not empty. Nothing was changed. Name a new or an empty folder.")
     rights = folder.stat().st_mode if folder.is_dir() else None
     settings = Settings(Path(), shared=replace(address, replica=folder), create=False)
     if dry_run:

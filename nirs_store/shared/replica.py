@@ -103,14 +103,10 @@ def prepare(layout: Layout, workspace_id: str, address: str, blobs: str) -> None
     if folder.is_dir():
         _refuse_of_others(folder)
     said = read_mark(layout)
-    if said is None:
-        # A process that was killed, or is about to make the mark, may have left a draft of it.
-        draft = f"{layout.replica.name}.*.tmp"
-        filled = folder.is_dir() and any(not path.match(draft) for path in folder.iterdir())
-        if filled and (said := read_mark(layout)) is None:
-            raise ReplicaRefused(
-                f"{folder} is not empty and is not a replica. Nothing was changed. Name another folder for the replica."
-            )
+    if said is None and is_filled(layout) and (said := read_mark(layout)) is None:
+        raise ReplicaRefused(
+            f"{folder} is not empty and is not a replica. Nothing was changed. Name another folder for the replica."
+        )
     if said is None:
         ensure_dir(folder.parent)
         ensure_dir(folder)
@@ -127,6 +123,13 @@ def prepare(layout: Layout, workspace_id: str, address: str, blobs: str) -> None
         moment = 0.0 if said is None else layout.replica.stat().st_mtime
         write_mark(layout, wanted)
         os.utime(layout.replica, (moment, moment))
+
+
+def is_filled(layout: Layout) -> bool:
+    """Tell whether a folder without the mark of a replica holds anything."""
+    # A process that was killed, or is about to make the mark, may have left a draft of it.
+    draft = f"{layout.replica.name}.*.tmp"
+    return layout.root.is_dir() and any(not path.match(draft) for path in layout.root.iterdir())
 
 
 class Mark(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,9 @@ def test_a_folder_is_shared_and_cloned_with_the_same_rows_and_blobs(
         with pytest.raises(NotAWorkspace):
             WorkspaceStore(f"{database}?workspace=corn", create=False)
         WorkspaceStore(folder).close()
-    assert moving.share(folder, address, dry_run=True).dry_run
-    assert moving.share(folder, address).blobs > 0
+    planned = moving.share(folder, address, dry_run=True)
+    assert planned.dry_run
+    assert moving.share(folder, address) == replace(planned, dry_run=False)
     with pytest.raises(NotAWorkspace, match="was shared"):
         WorkspaceStore(folder)
     with WorkspaceStore(f"{database}?workspace=corn") as shared:
@@ -76,7 +78,8 @@ def test_a_folder_is_shared_and_cloned_with_the_same_rows_and_blobs(
     clone = tmp_path / "clone"
     if interrupted:
         clone.mkdir(mode=0o750)
-    moving.clone(address, clone)
+    planned = moving.clone(address, clone, dry_run=True)
+    assert moving.clone(address, clone) == replace(planned, dry_run=False)
     # A replica is for one user only; a workspace is for those who could enter the folder.
     assert clone.stat().st_mode == (clone if interrupted else folder).stat().st_mode
     if interrupted and os.name != "nt":
@@ -123,8 +126,17 @@ def test_what_is_in_use_or_taken_is_not_shared(folder: Path, address: Address, t
     moving.share(folder, address)
     other = tmp_path / "other"
     WorkspaceStore(other).close()
-    with pytest.raises(OverwriteRefused, match="name is taken"):
-        moving.share(other, address)
+    copy, barley = tmp_path / "copy", replace(address, workspace="barley", blobs=str(tmp_path / "barley"))
+    moving.clone(address, copy)
+    for dry_run in (True, False):
+        with pytest.raises(OverwriteRefused, match="name is taken"):
+            moving.share(other, address, dry_run=dry_run)
+        with pytest.raises(OverwriteRefused, match=r"already, as 'corn'.*push"):
+            moving.share(copy, barley, dry_run=dry_run)
+        with pytest.raises(NirsStoreError, match="another workspace"):
+            moving.share(other, replace(barley, blobs=address.blobs), dry_run=dry_run)
+        with pytest.raises(OverwriteRefused, match="is not empty"):
+            moving.clone(address, copy, dry_run=dry_run)
 
 
 # -- Killed in the middle, and done again.

@@ -60,6 +60,9 @@ def test_a_replica_answers_while_server_and_object_store_are_away(
     with WorkspaceStore(f"{database}?workspace=corn", blobs=bucket) as store:
         known, expected = model_chain(store, "known", 1.0)
         np.testing.assert_array_equal(store.replay_chain(known, X), expected)
+    # Its last commit, that it was closed, may have come after its last look at the server.
+    with WorkspaceStore(f"{database}?workspace=corn") as store:
+        store.list_runs()
     with WorkspaceStore(f"{database}?workspace=corn&replica={tmp_path / 'other'}") as other:
         other.begin_run("later", {}, [])
     moved(tmp_path, "1")
@@ -97,6 +100,9 @@ def test_a_replica_answers_while_server_and_object_store_are_away(
     with pytest.warns(UserWarning, match="without its server"):
         done = CliRunner().invoke(app, ["runs", "-w", away, "--offline"])
     assert (done.exit_code, "known" in done.output) == (0, True), done.output
+    with pytest.warns(UserWarning, match="without its server"):
+        done = CliRunner().invoke(app, ["stats", "-w", away, "--offline"])
+    assert (done.exit_code, "464 B" in done.output) == (0, True), done.output
     with pytest.warns(UserWarning, match="without its server"):
         done = CliRunner().invoke(app, ["delete", str(runs["run_id"][0]), "-w", away, "--offline", "--yes"])
     assert done.exit_code == 6, done.output

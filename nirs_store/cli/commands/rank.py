@@ -262,7 +262,7 @@ def command_sql(
 @store_option
 def command_stats(store: WorkspaceStore, growth: str | None, as_json: bool) -> None:
     """Show the contents and size of a workspace, and its largest runs."""
-    from nirs_store.blobs.backend import sizes
+    from nirs_store.maintenance.gc import blob_sizes
 
     root, at = store.workspace_path, store.location
     statuses: Counter[str] = Counter()
@@ -275,7 +275,7 @@ def command_stats(store: WorkspaceStore, growth: str | None, as_json: bool) -> N
     plan = store.gc_artifacts(dry_run=True)
     report = store.storage_report()
     statistics = store.statistics(step=growth or "month")
-    blobs = sizes(store._engine.layout.blobs)
+    blobs = blob_sizes(store._engine)
     journal = [path.stat().st_size for path in _files(root / "journal")]
     facts: dict[str, Any] = {
         "workspace": at.address or str(root),

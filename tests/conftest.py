@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ FLUSH_AFTER = recorder.FLUSH_AFTER
 # Helpers that tests of several rooms share; children that tests start find them there too.
 sys.path.insert(0, str(Path(__file__).parent / "kit"))
 
-from contractkit import CONTRACT, EVERYWHERE, KINDS, Workspaces, workspaces  # noqa: E402, F401 - fixtures
+from contractkit import EVERYWHERE, KINDS, OUTSIDE, Members, Workspaces, workspaces  # noqa: E402, F401 - fixtures
 from sharedkit import bucket, database, machine, s3, server  # noqa: E402, F401 - fixtures
 
 
@@ -65,12 +66,11 @@ def _in_contract(item: pytest.Item) -> bool:
     of_the_model = given.get("store") == "model_store" or (
         "model_store" in fixtures and not {"workspace", "folder", "tmp_path"} & set(fixtures)
     )
-    where = (
-        item.path.relative_to(Path(__file__).parent).as_posix()
-        if item.path.is_relative_to(Path(__file__).parent)
-        else ""
-    )
-    return where.startswith(CONTRACT) and given.get("each_backend", "local") == "local" and not of_the_model
+    tests = Path(__file__).parent
+    if not item.path.is_relative_to(tests):
+        return False
+    outside = item.path.relative_to(tests).as_posix().startswith(tuple(itertools.chain(*OUTSIDE.values())))
+    return not outside and given.get("each_backend", "local") == "local" and not of_the_model
 
 
 def _kind_of(item: pytest.Item) -> str:
@@ -96,24 +96,40 @@ def workspace_kind(request: pytest.FixtureRequest) -> str:
     return kind
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Any:
+    """Let fixtures of the whole session make folders, whatever the tests run on."""
+    before, Workspaces.paused = Workspaces.paused, Workspaces.paused or fixturedef.scope == "session"
+    try:
+        return (yield)
+    finally:
+        Workspaces.paused = before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_stands_in_for_folders_of_modules(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever opens a folder for a whole module gets what `--workspace` says."""
+    kind = request.config.getoption("workspace")
+    if kind in (None, "folder"):
+        yield
+        return
+    with request.getfixturevalue("workspaces")(kind).standing_in():
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _what_stands_in_for_folders(request: pytest.FixtureRequest, workspace_kind: str) -> Iterator[None]:
+def _what_stands_in_for_folders(
+    request: pytest.FixtureRequest, workspace_kind: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """Whatever opens a folder gets what `--workspace` says."""
     if workspace_kind == "folder":
         yield
         return
-    with request.getfixturevalue("workspaces")(workspace_kind).standing_in():
+    takes_over = request.node.get_closest_marker("takes_over") is not None
+    monkeypatch.setattr(Members, "stay_with_saved", takes_over)
+    own = request.getfixturevalue("tmp_path")
+    with request.getfixturevalue("workspaces")(workspace_kind).standing_in(own):
         yield
-
-
-@pytest.fixture(scope="session")
-def folder_of_module(request: pytest.FixtureRequest) -> Callable[[], AbstractContextManager[None]]:
-    """For fixtures that open the workspace of a whole module."""
-    kind = request.config.getoption("workspace") or "folder"
-    if kind == "folder":
-        return nullcontext
-    found: Workspaces = request.getfixturevalue("workspaces")(kind)
-    return found.standing_in
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from sklearn.cross_decomposition import PLSRegression
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
+from storekit import blob_keys
 
 from nirs_store import WorkspaceStore, load_bundle, load_tecator, record_cross_validation
 from nirs_store.blobs import trusted
@@ -229,7 +230,7 @@ def test_nothing_changes_when_a_bundle_is_refused(
     origin: Origin, store: WorkspaceStore, tmp_path: Path
 ) -> None:
     store.list_runs()
-    before = outside_the_journal(store.workspace_path)
+    before = outside_the_journal(store.workspace_path), blob_keys(store)
     with pytest.raises(UntrustedBundle, match="allow_pickle=True"):
         store.import_bundle(origin.joblib)
     with pytest.raises(UntrustedBundle, match=r"sklearn\.tree\._tree\.Tree"):
@@ -240,7 +241,7 @@ def test_nothing_changes_when_a_bundle_is_refused(
         store.import_bundle(half)
     with pytest.raises(InvalidInput, match="list of names"):
         store.import_bundle(origin.forest, trusted_types="sklearn.tree._tree.Tree")
-    assert outside_the_journal(store.workspace_path) == before
+    assert (outside_the_journal(store.workspace_path), blob_keys(store)) == before
     assert store.list_runs().is_empty()
     assert store.audit.query("import_bundle", success=False).height == 4
 

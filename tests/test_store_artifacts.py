@@ -12,7 +12,7 @@ import joblib
 import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
-from storekit import begin, blob_root, chain_of, let_go, segments, snapshot
+from storekit import begin, blob_keys, blob_root, chain_of, let_go, segments
 
 from nirs_store import load_bundle
 from nirs_store.errors import (
@@ -100,7 +100,7 @@ def test_the_bytes_of_an_object_are_not_taken_for_bare_bytes_nor_the_other_way_r
     assert second.save_artifact(content[formats[0]], "C", "model", formats[0]) == first
 
 
-@pytest.mark.not_on("objects", "replicas", why="what one store object saved is held until it is closed")
+@pytest.mark.takes_over
 def test_bytes_that_another_process_deleted_can_be_saved_as_an_object(
     store: WorkspaceStore, other: WorkspaceStore
 ) -> None:
@@ -168,10 +168,8 @@ def test_every_named_artifact_must_exist_or_nothing_is_recorded(store: Workspace
         chain_of(store, pipeline_id, good)
 
 
-def test_unknown_formats_and_objects_that_cannot_be_stored_change_nothing(
-    store: WorkspaceStore, folder: Path
-) -> None:
-    before = snapshot(folder / "artifacts")
+def test_unknown_formats_and_objects_that_cannot_be_stored_change_nothing(store: WorkspaceStore) -> None:
+    before = blob_keys(store)
     with pytest.raises(UnknownFormat, match="joblib"):
         store.save_artifact(1, "int", "model", "jblib")
     with pytest.raises(SerializationError, match="cloudpickle"):
@@ -182,7 +180,7 @@ def test_unknown_formats_and_objects_that_cannot_be_stored_change_nothing(
         store.save_artifact(1, None, "model")  # type: ignore[arg-type]
     with pytest.raises(UnknownId):
         store.save_artifact(1, "int", "model", pipeline_id="nobody")
-    assert snapshot(folder / "artifacts") == before
+    assert blob_keys(store) == before
 
 
 def test_unknown_ids_and_lost_files_are_told_apart(store: WorkspaceStore) -> None:
@@ -197,7 +195,7 @@ def test_unknown_ids_and_lost_files_are_told_apart(store: WorkspaceStore) -> Non
             call(artifact_id)
 
 
-@pytest.mark.not_on("objects", "replicas", why="what one store object saved is held until it is closed")
+@pytest.mark.takes_over
 def test_a_deletion_by_another_store_is_an_unknown_id_and_not_a_lost_file(
     store: WorkspaceStore, folder: Path
 ) -> None:
@@ -345,7 +343,7 @@ def slope_of(store: WorkspaceStore, chain_id: str) -> float:
     return round(float(store.replay_chain(chain_id, [[1.0]])[0]), 6)
 
 
-@pytest.mark.not_on("objects", "replicas", why="what one store object saved is held until it is closed")
+@pytest.mark.takes_over
 def test_an_own_id_given_anew_predicts_with_what_it_names_now(store: WorkspaceStore) -> None:
     file = register_line(store, 2.0)
     _, pipeline_id = begin(store)
@@ -360,7 +358,7 @@ def test_an_own_id_given_anew_predicts_with_what_it_names_now(store: WorkspaceSt
     assert store.loader.load_by_id(store.artifacts.records()[0].artifact_id).coef_.round(6).tolist() == [3.0]
 
 
-@pytest.mark.not_on("objects", "replicas", why="what one store object saved is held until it is closed")
+@pytest.mark.takes_over
 def test_an_own_id_that_another_process_gives_anew_predicts_with_what_it_names_now(
     store: WorkspaceStore, other: WorkspaceStore, tmp_path: Path
 ) -> None:
@@ -374,7 +372,7 @@ def test_an_own_id_that_another_process_gives_anew_predicts_with_what_it_names_n
     assert round(float(bundle.predict([[1.0]])[0]), 6) == 3.0
 
 
-@pytest.mark.not_on("objects", "replicas", why="what one store object saved is held until it is closed")
+@pytest.mark.takes_over
 @pytest.mark.parametrize("call", ["load_artifact", "read_artifact", "get_artifact_path"])
 def test_what_is_remembered_of_an_own_id_gives_way_to_what_it_names_now(
     store: WorkspaceStore, other: WorkspaceStore, call: str
@@ -387,7 +385,8 @@ def test_what_is_remembered_of_an_own_id_gives_way_to_what_it_names_now(
     assert str(getattr(after, "coef_", after)) != str(getattr(before, "coef_", before))
 
 
-@pytest.mark.not_on("objects", "replicas", why="what one store object saved is held until it is closed")
+@pytest.mark.not_on("shared", "replicas", why="a name that a gc has given up is not registered again there")
+@pytest.mark.takes_over
 def test_a_file_replaced_under_its_own_name_is_read_as_it_was_registered_anew(
     store: WorkspaceStore, other: WorkspaceStore
 ) -> None:
@@ -401,7 +400,7 @@ def test_a_file_replaced_under_its_own_name_is_read_as_it_was_registered_anew(
     assert store.load_artifact("my model") == b"other bytes under the same name"
 
 
-@pytest.mark.not_on("objects", "replicas", why="what one store object saved is held until it is closed")
+@pytest.mark.takes_over
 def test_an_own_id_that_another_process_let_go_of_can_be_given_anew(
     store: WorkspaceStore, other: WorkspaceStore
 ) -> None:
@@ -412,7 +411,7 @@ def test_an_own_id_that_another_process_let_go_of_can_be_given_anew(
     assert (slope_of(store, after), slope_of(other, after)) == (3.0, 3.0)
 
 
-@pytest.mark.not_on("objects", "replicas", why="what one store object saved is held until it is closed")
+@pytest.mark.takes_over
 def test_a_chain_can_name_an_own_id_that_another_process_gave_anew(
     store: WorkspaceStore, other: WorkspaceStore
 ) -> None:

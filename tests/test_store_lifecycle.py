@@ -320,7 +320,7 @@ def test_the_first_final_state_wins(store: WorkspaceStore) -> None:
     assert row(store.get_run(run_id))["status"] == "completed"
 
 
-@pytest.mark.not_on("objects", "replicas", why="what one store object saved is held until it is closed")
+@pytest.mark.takes_over
 def test_a_failed_pipeline_is_rolled_back_once_and_keeps_its_row_and_its_logs(store: WorkspaceStore) -> None:
     _, pipeline_id = begin(store)
     artifact_id = store.save_artifact({"a": 1}, "dict", "model")
@@ -346,7 +346,7 @@ def test_a_failed_pipeline_is_rolled_back_once_and_keeps_its_row_and_its_logs(st
     assert store.gc_artifacts() == 2
 
 
-@pytest.mark.not_on("objects", "replicas", why="what one store object saved is held until it is closed")
+@pytest.mark.takes_over
 def test_a_failed_run_fails_what_it_left_unfinished_and_keeps_what_was_done(store: WorkspaceStore) -> None:
     run_id = store.begin_run("r", {}, [])
     done = whole_pipeline(store, run_id)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from nirs_store.addresses import is_shared
 from nirs_store.db.layout import as_folder
 from nirs_store.db.session import Engine, Settings
 from nirs_store.errors import InvalidInput
@@ -18,7 +19,7 @@ class View:
     Parameters
     ----------
     workspace : WorkspaceStore, str or Path
-        An open store, or the folder of one, which is then opened here and closed by `close`.
+        An open store, or the folder or address of one, which is then opened here and closed by `close`.
     dataset : str
         Name of a data set; empty for all.
     pipeline_id : str
@@ -30,8 +31,8 @@ class View:
         self._owned = not isinstance(found, Engine)
         if isinstance(found, Engine):
             self._engine = found
-        elif isinstance(workspace, (str, Path)):
-            self._engine = Engine.open(Settings(as_folder(workspace, "workspace")))
+        elif isinstance(workspace, (str, Path)) or is_shared(workspace):
+            self._engine = _opened(workspace)
             weakref.finalize(self, self._engine.finish)
         else:
             raise InvalidInput(
@@ -65,3 +66,12 @@ class View:
             if value
         )
         return f"{type(self).__name__}({str(self.workspace_path)!r}{scope})"
+
+
+def _opened(workspace: Any) -> Engine:
+    if not is_shared(workspace):
+        return Engine.open(Settings(as_folder(workspace, "workspace")))
+    from nirs_store.shared.address import parse
+    from nirs_store.shared.opening import open_engine
+
+    return open_engine(Settings(Path(), shared=parse(workspace)))

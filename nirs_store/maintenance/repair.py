@@ -231,10 +231,7 @@ def _version(path: Path) -> int:
 
 _CATALOG = ("catalog_missing", "catalog_damaged", "schema_too_new")
 _BAD = ("blob_corrupt", "blob_size")
-_HEALED = (
-    "artifact_row_missing", "reference_dangling", "reference_missing", "leftover", "dead_claim", "aside",
-    "blob_orphan",
-)  # fmt: skip
+_HEALED = ("leftover", "dead_claim", "aside", "blob_orphan")
 _SHOWN = 20
 
 
@@ -419,34 +416,37 @@ def plan_repair(
         kept = tuple(f for f in report.findings if f.severity != "info")
         source = None if copy is None else copy.relative_to(layout.root).as_posix()
         return RepairPlan(workspace, restore_from=source, kept=kept)
-    restorable = {
-        finding.subject[0]
-        for finding in report.of_kind("artifact_row_missing")
-        if _is_intact(layout.blobs, *finding.subject)
-    }
+    rows, mended = rows_to_mend(report, layout.blobs)
     orphans = [path for path in _subjects(report, "blob_orphan") if is_old(layout.blobs, path, now)]
-    healed = {
-        f for f in report.of_kind(*_HEALED) if f.kind != "artifact_row_missing" or f.subject[0] in restorable
-    }
+    healed = {*mended, *report.of_kind(*_HEALED)}
     kept = tuple(f for f in report.findings if f.severity != "info" and f not in healed)
-    rows_gone = {finding.subject[0] for finding in report.of_kind("artifact_missing")}
     return RepairPlan(
         workspace,
         bad_blobs=tuple(dict.fromkeys(f.where for f in report.of_kind(*_BAD) if is_blob_key(f.where))),
         orphans=tuple(orphans),
-        add_rows=tuple(sorted(restorable)),
-        remove_references=_subjects(report, "reference_dangling"),
-        add_references=tuple(
-            (f.subject[0], f.subject[1])
-            for f in report.of_kind("reference_missing")
-            if f.subject[1] not in rows_gone
-        ),
+        **rows,
         reject_segments=_subjects(report, "segment_damaged"),
         settle_aside=_subjects(report, "aside"),
         leftovers=_subjects(report, "leftover"),
         dead_claims=_subjects(report, "dead_claim"),
         kept=kept,
     )
+
+
+def rows_to_mend(report: CheckReport, blobs: BlobBackend) -> tuple[dict[str, Any], list[Finding]]:
+    """Return the parts of a plan that mend rows, and the findings that are then no more."""
+    restorable = {
+        f.subject[0] for f in report.of_kind("artifact_row_missing") if _is_intact(blobs, *f.subject)
+    }
+    rows_gone = {finding.subject[0] for finding in report.of_kind("artifact_missing")}
+    lacking = [(f.subject[0], f.subject[1]) for f in report.of_kind("reference_missing")]
+    rows = {
+        "add_rows": tuple(sorted(restorable)),
+        "remove_references": _subjects(report, "reference_dangling"),
+        "add_references": tuple(pair for pair in lacking if pair[1] not in rows_gone),
+    }
+    healed = [f for f in report.of_kind("artifact_row_missing") if f.subject[0] in restorable]
+    return rows, [*healed, *report.of_kind("reference_dangling", "reference_missing")]
 
 
 def execute_repair(engine: Engine, plan: RepairPlan) -> None:
@@ -479,7 +479,7 @@ def _execute(engine: Engine, plan: RepairPlan) -> None:
         # What was aside is settled by now; what comes there from here on is ours.
         access.sweeping = True
         try:
-            access.transact(lambda con: _mend(con, layout, plan))
+            access.transact(lambda con: mend_rows(con, engine, plan))
             for path in move_blobs(access, layout, plan.bad_blobs, plan.orphans):
                 engine.blobs.forget(stem_of(path))
         finally:
@@ -508,10 +508,15 @@ def _clear(engine: Engine, plan: RepairPlan) -> None:
                 remove_leftover(layout.root / place)
 
 
-def _mend(con: Connection, layout: Layout, plan: RepairPlan) -> None:
+def mend_rows(con: Connection, engine: Engine, plan: RepairPlan) -> None:
+    """Give rows and references back, and remove references of what is gone."""
+    blobs = engine.layout.blobs
     for artifact_id in plan.add_rows:
-        row = on_disk(layout.blobs, artifact_id)
-        if row is not None and hash_blob(layout.blobs, row["artifact_path"])[0] == artifact_id:
+        row = on_disk(blobs, artifact_id)
+        # In a shared workspace a gc may have given the key up, and its object be deleted later.
+        if row is None or not engine.blobs.is_current(row["artifact_path"]):
+            continue
+        if hash_blob(blobs, row["artifact_path"])[0] == artifact_id:
             add_blob_row(con, artifact_id, row)
     remove_references(con, plan.remove_references)
     add_references(con, plan.add_references)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nirs_store.blobs.durable import ensure_dir
+from nirs_store.db.database import Connection
 from nirs_store.db.layout import Layout, put_in_place
 from nirs_store.db.lock import alone
 from nirs_store.db.session import Engine, Settings
@@ -30,7 +31,7 @@ from nirs_store.errors import (
 from nirs_store.maintenance import check as checks
 from nirs_store.maintenance.check import Progress, is_old
 from nirs_store.maintenance.findings import CheckReport, Finding, finding
-from nirs_store.maintenance.repair import RepairPlan
+from nirs_store.maintenance.repair import RepairPlan, mend_rows, rows_to_mend
 from nirs_store.records.notes import note
 from nirs_store.shared import checking, opening
 from nirs_store.shared.log import NO_END
@@ -40,6 +41,8 @@ from nirs_store.shared.replica import Position, read_mark, read_position
 
 _GC = "`nirs-store gc` removes it."
 _LOST = ("blob_missing", "blob_size", "blob_corrupt")
+# The parts of a plan that are carried out here once the replica is right.
+_DONE = ("put_back", "add_rows", "remove_references", "add_references")
 _TRIES = 3
 
 
@@ -142,11 +145,10 @@ def repair(settings: Settings, *, dry_run: bool, progress: Progress | None = Non
         return plan
     if plan.rebuild is not None:
         _rebuild(settings, place, keep=keep)
-    if reason is not None:
         # Only now can it be known what else is wrong.
-        return replace(repair(settings, dry_run=False, progress=progress), rebuild=reason)
-    if plan.put_back:
-        _put_back(settings, plan)
+        return replace(repair(settings, dry_run=False, progress=progress), rebuild=plan.rebuild)
+    if any(getattr(plan, name) for name in _DONE):
+        _carry_out(settings, plan)
     return plan
 
 
@@ -165,7 +167,12 @@ def _plan(engine: Engine, settings: Settings, progress: Progress | None) -> Repa
         for f in report.findings
         if f.severity != "info" and f.where not in there and (f.kind not in mine or rebuild is None)
     ]
-    return RepairPlan(str(engine.layout.root), rebuild=rebuild, put_back=there, kept=tuple(kept))
+    root = str(engine.layout.root)
+    if rebuild is not None:
+        return RepairPlan(root, rebuild=rebuild, put_back=there, kept=tuple(kept))
+    # What the log itself lacks: a direct change mends it, for all computers.
+    rows, healed = rows_to_mend(report, engine.layout.blobs)
+    return RepairPlan(root, put_back=there, kept=tuple(f for f in kept if f not in healed), **rows)
 
 
 def _has(copies: LocalBlobs, key: str) -> bool:
@@ -176,14 +183,19 @@ def _has(copies: LocalBlobs, key: str) -> bool:
     return True
 
 
-def _put_back(settings: Settings, plan: RepairPlan) -> None:
+def _carry_out(settings: Settings, plan: RepairPlan) -> None:
     engine = opening.open_engine(settings)
     try:
         source = Layout(engine.layout.root, LocalBlobs(Layout(engine.layout.root), "cache"))
         for key in plan.put_back:
             put_from(source, engine.layout.blobs, key)
-        facts = {"put_back": len(plan.put_back)}
-        engine.change(lambda con: note(engine, "repair", "workspace", details=facts, con=con))
+        facts = {name: len(getattr(plan, name)) for name in _DONE if getattr(plan, name)}
+
+        def work(con: Connection) -> None:
+            mend_rows(con, engine, plan)
+            note(engine, "repair", "workspace", details=facts, con=con)
+
+        engine.change(work)
     finally:
         engine.close()
 

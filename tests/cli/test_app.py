@@ -94,6 +94,7 @@ def test_a_command_of_a_hundred_thousand_letters_is_cut(run: Any) -> None:
     assert len(run("lineage", "A" * 100_000, expect=2).stderr) < 1000
 
 
+@pytest.mark.of_a_folder("the message is about a folder")
 def test_an_error_is_one_plain_line_with_the_exit_code_of_its_class(tmp_path: Path, run: Any) -> None:
     result = run("runs", "-w", tmp_path / "nowhere", expect=7)
     assert result.stdout == ""

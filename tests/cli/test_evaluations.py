@@ -13,7 +13,7 @@ import pytest
 from nirs_store import WorkspaceStore
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluated") / "ws"
     with WorkspaceStore(folder) as store:

@@ -13,6 +13,7 @@ import yaml
 from nirs_store import WorkspaceStore, load_bundle
 
 
+@pytest.mark.of_a_folder("exports/ lies in the folder")
 def test_a_chain_becomes_a_bundle_in_exports_by_default(run: Any, own_copy: Any) -> None:
     chain_id = own_copy.chains["better"].chain_id
     shown = Path(run("export", chain_id[-8:], "-w", own_copy.path).stdout.strip())
@@ -59,6 +60,7 @@ def test_every_figure_is_drawn_for_a_chain(kind: str, run: Any, recorded: Any, t
     assert target.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.of_a_folder("exports/ lies in the folder")
 def test_a_run_stands_for_its_best_chain_and_figures_go_to_exports(run: Any, own_copy: Any) -> None:
     shown = Path(run("plot", "predicted", own_copy.run_id, "-w", own_copy.path, "--dpi", "30").stdout.strip())
     assert shown == own_copy.path / "exports" / f"predicted_{own_copy.run_id[-8:]}.png"

@@ -25,6 +25,7 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.of_a_folder("templates are files of a folder")
 def test_init_makes_a_workspace_with_templates_and_leaves_what_is_there(run: Any, tmp_path: Path) -> None:
     workspace = tmp_path / "new"
     assert "is a workspace now" in run("init", workspace).stdout
@@ -41,6 +42,7 @@ def test_init_refuses_a_file_in_the_place_of_the_folder(run: Any, tmp_path: Path
     assert "is a file" in run("init", tmp_path / "file", expect=7).stderr
 
 
+@pytest.mark.of_a_folder("templates are files of a folder")
 def test_templates_are_listed_and_shown(run: Any, run_json: Any, tmp_path: Path) -> None:
     run("init", tmp_path)
     assert "regression/pls_baseline" in run("library", "list", "-w", tmp_path).stdout
@@ -54,6 +56,7 @@ def test_templates_are_listed_and_shown(run: Any, run_json: Any, tmp_path: Path)
     )
 
 
+@pytest.mark.of_a_folder("templates are files of a folder")
 def test_templates_are_listed_of_a_workspace_or_a_folder_of_templates_only(run: Any, tmp_path: Path) -> None:
     for folder in (tmp_path / "none", tmp_path):
         assert "is not a workspace" in run("library", "list", "-w", folder, expect=7).stderr

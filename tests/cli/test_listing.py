@@ -140,6 +140,7 @@ def test_logs_of_a_run_are_a_line_a_pipeline(run: Any, run_json: Any, recorded: 
     assert {row["pipeline_status"] for row in run_json("logs", recorded.run_id, "--json")} == {"completed"}
 
 
+@pytest.mark.not_on("shared", "replicas", why="the addresses of these tests are wider than the terminal")
 @pytest.mark.parametrize(
     "command", ["runs", "top", "logs RUN", "logs CHAIN", "show RUN", "show CHAIN", "show PIPELINE", "stats"]
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -75,22 +74,16 @@ EVIL: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.fixture(scope="module")
-def evil_samples(
-    tmp_path_factory: pytest.TempPathFactory, folder_of_module: Callable[[], AbstractContextManager[None]]
-) -> Iterator[WorkspaceStore]:
+def evil_samples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspaceStore]:
     """A workspace that restored an archive whose data sets have such samples."""
     folder = tmp_path_factory.mktemp("samples")
     honest = samples.Samples.to_bytes
-    with (
-        folder_of_module(),
-        WorkspaceStore(folder / "theirs") as store,
-        pytest.MonkeyPatch.context() as patch,
-    ):
+    with WorkspaceStore(folder / "theirs") as store, pytest.MonkeyPatch.context() as patch:
         for number, (name, change) in enumerate(EVIL.items()):
             patch.setattr(samples.Samples, "to_bytes", lambda self, change=change: change(honest(self)))
             store.datasets.add(name, X + number, ids=[f"S{n}" for n in range(8)])
         store.archive(folder / "corn.zip")
-    with folder_of_module(), WorkspaceStore(folder / "ours") as store:
+    with WorkspaceStore(folder / "ours") as store:
         store.restore_archive(folder / "corn.zip")
         yield store
 

@@ -324,6 +324,7 @@ def test_a_blob_of_a_file_survives_every_collection(store: WorkspaceStore) -> No
     assert store.storage_report().kinds
 
 
+@pytest.mark.everywhere
 def test_a_lost_reference_and_a_lost_row_are_found_and_mended(store: WorkspaceStore) -> None:
     version = store.files.put(b"x", "x", type="log")
     store._engine.change(lambda con: con.execute("DELETE FROM artifact_refs"))

@@ -118,7 +118,7 @@ def test_an_error_that_passes_two_calls_is_noted_once(store: WorkspaceStore) -> 
     assert operations(store) == ["inner"]
 
 
-@pytest.mark.not_on("objects", "replicas", why="what one store object saved is held until it is closed")
+@pytest.mark.takes_over
 def test_what_destroys_is_noted_in_its_own_transaction(store: WorkspaceStore) -> None:
     run_id = store.begin_run("run", {}, [])
     whole_pipeline(store, run_id)

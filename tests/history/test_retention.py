@@ -63,7 +63,7 @@ def going(store: WorkspaceStore, policy: Any) -> list[str]:
     return [item.id for item in store.retention.plan(policy).take]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def recorded(empty: Path) -> tuple[Path, list[str]]:
     """A workspace with three runs of a chain each, worst, best and middle, and its chains."""
     # A name of its own: a worker that takes over tests of this module comes here again.

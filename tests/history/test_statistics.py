@@ -21,7 +21,7 @@ def test_an_empty_store_has_statistics(store: WorkspaceStore) -> None:
     assert "errors" in str(found)
 
 
-@pytest.mark.not_on("objects", "replicas", why="what one store object saved is held until it is closed")
+@pytest.mark.takes_over
 def test_counts_bytes_status_and_errors(store: WorkspaceStore) -> None:
     run_id = store.begin_run("one", {}, [])
     whole_pipeline(store, run_id, n=3)

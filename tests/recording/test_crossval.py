@@ -346,7 +346,7 @@ def test_a_replay_without_refit_averages_the_folds(workspace: Any, tecator: Teca
     assert root_mean_squared_error(tecator.fat[180:], replayed) == pytest.approx(result.test_value, rel=1e-12)
 
 
-@pytest.mark.not_on("objects", "replicas", why="what one store object saved is held until it is closed")
+@pytest.mark.takes_over
 def test_model_and_store_hold_the_same_blobs_with_the_same_references(
     model_store: Any, workspace: Any, tecator: Tecator
 ) -> None:

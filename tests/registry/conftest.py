@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,8 @@ def folder(each_backend: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store(
-    folder: Path, folder_of_module: Callable[[], AbstractContextManager[None]]
-) -> Iterator[WorkspaceStore]:
-    with folder_of_module(), WorkspaceStore(folder) as opened:
+def store(folder: Path) -> Iterator[WorkspaceStore]:
+    with WorkspaceStore(folder) as opened:
         yield opened
 
 

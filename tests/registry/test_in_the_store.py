@@ -97,6 +97,9 @@ def test_what_a_chain_names_is_found_without_having_been_registered(
     assert ArtifactRegistry(store, "other").records() == []
 
 
+@pytest.mark.not_on(
+    "objects", "replicas", why="what is recorded for a pipeline that another store failed is dropped later"
+)
 def test_records_go_with_their_pipeline(
     store: WorkspaceStore, registry: ArtifactRegistry, pipeline_id: str
 ) -> None:
@@ -120,6 +123,7 @@ def test_deleting_a_run_counts_and_removes_its_records(
     assert registry.records() == []
 
 
+@pytest.mark.not_on("replicas", why="each computer warns of the rows that it drops")
 def test_a_second_process_giving_the_same_id_to_another_object_is_counted_not_lost_silently(
     store: WorkspaceStore, registry: ArtifactRegistry, folder: Any
 ) -> None:
@@ -134,12 +138,13 @@ def test_a_second_process_giving_the_same_id_to_another_object_is_counted_not_lo
         assert [f.kind for f in store.check().findings if f.kind == "rows_dropped"] == ["rows_dropped"]
 
 
-def test_the_registry_opens_a_folder_by_its_path(
-    store: WorkspaceStore, registry: ArtifactRegistry, folder: Any
+@pytest.mark.everywhere
+def test_the_registry_opens_a_workspace_by_its_path_or_address(
+    store: WorkspaceStore, registry: ArtifactRegistry
 ) -> None:
     record = registry.register_with_chain([1], "s1.A", "model", 1)
     store.flush()
-    with ArtifactRegistry(folder, "meat") as again:
+    with ArtifactRegistry(store._engine.settings.shared or store.workspace_path, "meat") as again:
         assert again.load_artifact(again.resolve(record.artifact_id)) == [1]
     with pytest.raises(InvalidInput, match="expected an open store"):
         ArtifactRegistry(3)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,11 +29,9 @@ CV = KFold(3)
 
 
 @pytest.fixture(scope="module")
-def store(
-    tmp_path_factory: pytest.TempPathFactory, folder_of_module: Callable[[], AbstractContextManager[None]]
-) -> Iterator[WorkspaceStore]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspaceStore]:
     folder = tmp_path_factory.mktemp("flows") / "workspace"
-    with folder_of_module(), WorkspaceStore(folder) as opened:
+    with WorkspaceStore(folder) as opened:
         yield opened
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,11 +31,9 @@ BASES = (make_pipeline(StandardScaler(), PLSRegression(5)), Ridge(0.01))
 
 
 @pytest.fixture(scope="module")
-def store(
-    tmp_path_factory: pytest.TempPathFactory, folder_of_module: Callable[[], AbstractContextManager[None]]
-) -> Iterator[WorkspaceStore]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspaceStore]:
     folder = tmp_path_factory.mktemp("stacks") / "workspace"
-    with folder_of_module(), WorkspaceStore(folder) as opened:
+    with WorkspaceStore(folder) as opened:
         yield opened
 
 

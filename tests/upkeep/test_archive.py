@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from storekit import begin, chain_of, predict, snapshot, whole_pipeline
+from storekit import begin, blob_keys, blob_root, chain_of, predict, snapshot, whole_pipeline
 
 from nirs_store import WorkspaceStore
 from nirs_store.backup import incoming as archive_restore
@@ -279,11 +279,11 @@ def test_an_altered_archive_is_refused_and_changes_nothing(
     path = Path(shutil.copy(packed["zip"], tmp_path / "altered.zip"))
     repacked(path, ALTERED[what])
     untouched.list_runs()
-    before = snapshot(untouched.workspace_path / "artifacts")
+    before = snapshot(blob_root(untouched) / "artifacts")
     with pytest.raises(ArchiveInvalid):
         untouched.restore_archive(path)
     assert untouched.list_runs().height == 0
-    assert snapshot(untouched.workspace_path / "artifacts") == before
+    assert snapshot(blob_root(untouched) / "artifacts") == before
     assert list((untouched.workspace_path / "journal" / "tmp").iterdir()) == []
     assert not (tmp_path / "evil").exists()
     assert [each["success"] for each in noted] == [False]
@@ -429,7 +429,7 @@ def test_a_merge_that_fails_leaves_no_file_and_no_row(
     packed: dict[str, Path], target: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target.list_runs()
-    before = snapshot(target.workspace_path / "artifacts")
+    before = blob_keys(target)
 
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
@@ -438,7 +438,6 @@ def test_a_merge_that_fails_leaves_no_file_and_no_row(
         patch.setattr(archive_restore, "insert_rows", fail)
         with pytest.raises(KeyboardInterrupt):
             target.restore_archive(packed["zip"])
-    files = {path for path in (target.workspace_path / "artifacts").rglob("*") if path.is_file()}
-    assert files == {path for path in before if before[path] != b"<folder>"}
+    assert blob_keys(target) == before
     assert target.list_runs().height == 0
     assert target.restore_archive(packed["zip"]).blobs == 2

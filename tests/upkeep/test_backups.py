@@ -12,7 +12,7 @@ from typing import Any
 
 import children
 import pytest
-from storekit import begin, chain_of, predict, snapshot, whole_pipeline
+from storekit import begin, blob_root, chain_of, predict, snapshot, whole_pipeline
 
 from nirs_store import WorkspaceStore, restore_backup
 from nirs_store.backup import backup as backup_making
@@ -28,7 +28,7 @@ def home(memory: Path) -> Path:
     return memory
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with one run, to be copied: making one takes longer."""
     folder = tmp_path_factory.mktemp("recorded") / "ws"
@@ -275,7 +275,7 @@ def test_a_damaged_backup_is_found_and_not_restored(
 
 
 def test_a_blob_that_is_damaged_in_the_workspace_is_noticed(store: WorkspaceStore, home: Path) -> None:
-    (blob,) = [path for path in (store.workspace_path / "artifacts").rglob("*") if path.is_file()]
+    (blob,) = [path for path in blob_root(store).joinpath("artifacts").rglob("*") if path.is_file()]
     blob.chmod(0o644)
     blob.write_bytes(b"\0" * blob.stat().st_size)
     with pytest.raises(BackupInvalid, match="nirs-store check"):
@@ -285,7 +285,7 @@ def test_a_blob_that_is_damaged_in_the_workspace_is_noticed(store: WorkspaceStor
 
 
 def test_a_lost_blob_is_said_and_may_be_left_out(store: WorkspaceStore, home: Path) -> None:
-    (blob,) = [path for path in (store.workspace_path / "artifacts").rglob("*") if path.is_file()]
+    (blob,) = [path for path in blob_root(store).joinpath("artifacts").rglob("*") if path.is_file()]
     blob.unlink()
     with pytest.raises(BlobMissing, match="allow_missing"):
         store.backups.create(home / "bk")

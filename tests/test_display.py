@@ -125,6 +125,7 @@ def hostile(
         yield store, result, store.export_chain(result.chain_id, folder / "salt & 'pepper'.n4a")
 
 
+@pytest.mark.of_a_folder("it shows the name of the folder")
 def test_a_store_shows_what_it_holds(hostile: tuple[WorkspaceStore, CrossValidationResult, Path]) -> None:
     store, _, _ = hostile
     text = read(store._repr_html_())
@@ -211,6 +212,7 @@ def test_a_closed_store_and_a_read_only_one_say_so(tmp_path: Path) -> None:
         assert "state | read-only | runs | 0" in read(reader._repr_html_())
 
 
+@pytest.mark.of_a_folder("it locks the folder")
 def test_a_store_that_others_use_shows_itself_without_waiting_for_them(tmp_path: Path) -> None:
     with WorkspaceStore(tmp_path) as store:
         pass

@@ -230,7 +230,7 @@ def test_nothing_changes_when_a_bundle_is_refused(
     origin: Origin, store: WorkspaceStore, tmp_path: Path
 ) -> None:
     store.list_runs()
-    before = outside_the_journal(store.workspace_path), blob_keys(store)
+    before = outside_the_journal(tmp_path / "mine"), blob_keys(store)
     with pytest.raises(UntrustedBundle, match="allow_pickle=True"):
         store.import_bundle(origin.joblib)
     with pytest.raises(UntrustedBundle, match=r"sklearn\.tree\._tree\.Tree"):
@@ -241,7 +241,7 @@ def test_nothing_changes_when_a_bundle_is_refused(
         store.import_bundle(half)
     with pytest.raises(InvalidInput, match="list of names"):
         store.import_bundle(origin.forest, trusted_types="sklearn.tree._tree.Tree")
-    assert (outside_the_journal(store.workspace_path), blob_keys(store)) == before
+    assert (outside_the_journal(tmp_path / "mine"), blob_keys(store)) == before
     assert store.list_runs().is_empty()
     assert store.audit.query("import_bundle", success=False).height == 4
 
@@ -322,6 +322,7 @@ def test_a_read_only_workspace_takes_no_bundle(origin: Origin) -> None:
         store.import_bundle(origin.safe)
 
 
+@pytest.mark.everywhere
 def test_two_that_import_the_same_at_once_add_it_once(
     origin: Origin, store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -211,8 +211,10 @@ def import_bundle(
     if contents.kind == "skops":
         _refuse_forgotten(contents)
     policy = {"allow_pickle": bool(allow_pickle), "trusted_types": sorted(trusted)}
-    # Looked up and recorded under one lease, so that two imports of one bundle do not both add it.
-    return engine.exclusive(lambda access: _bring_in(engine, access, contents, bundle, policy, name))
+    # Looked up and recorded under one lease, so that two imports of one bundle do not both add it; on several computers
+    # each replica has a lease of its own.
+    with engine.journal.alone_with(f"bundle {contents.content_hash}"):
+        return engine.exclusive(lambda access: _bring_in(engine, access, contents, bundle, policy, name))
 
 
 def _bring_in(

@@ -187,6 +187,10 @@ class Journal:
         self._told: set[str] = set()
         self._own: deque[str] = deque(maxlen=_REMEMBERED)
 
+    def alone_with(self, subject: str, /) -> contextlib.AbstractContextManager[None]:
+        """Do nothing: the lease of the folder keeps others out."""
+        return contextlib.nullcontext()
+
     def append(
         self, pieces: list[bytes], txid: str, alone: Callable[[], bool] = lambda: False
     ) -> tuple[Entry, int]:

@@ -64,6 +64,9 @@ class CommitLog(Protocol):
     def append(self, pieces: list[bytes], txid: str, alone: Callable[[], bool] = ..., /) -> tuple[Entry, int]:
         """Commit durably, once a txid; returns the entry and how many commits wait to be applied."""
 
+    def alone_with(self, subject: str, /) -> AbstractContextManager[None]:
+        """Keep other computers from this subject, so that what is looked up here still holds at the commit."""
+
     def opened(self, con: duckdb.DuckDBPyConnection) -> None:
         """Look at a catalog that was just opened; raises where it is not one of this log."""
 

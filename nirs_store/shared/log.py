@@ -167,6 +167,19 @@ class SharedLog:
         self._rejections = max(self._rejections, rejections)
         return Pulled(number, txid, self._name(number, txid), self, len(body)), max(0, number - self._last)
 
+    @contextmanager
+    def alone_with(self, subject: str, /) -> Iterator[None]:
+        """Hold a lock of the server that has the name of the subject."""
+        key = struct.unpack("ii", hashlib.sha256(f"{self.workspace_id} {subject}".encode()).digest()[:8])
+        # On a connection of its own: the log's may be replaced at any moment, and locks end with it.
+        server = Server(self.server.address)
+        try:
+            lock = "SELECT pg_advisory_lock(%s, %s)"
+            server.run(lambda con: con.execute(lock, key), patience=self.server.address.patience)
+            yield
+        finally:
+            server.close()
+
     def ask(self, work: Callable[[Connection], T]) -> T:
         """Ask the server; in the middle of a change on its own connection, because others may wait for it to end."""
         if self._holder == threading.get_ident() and self._change is not None:

@@ -269,6 +269,7 @@ def test_what_edited_code_fitted_is_not_taken_over(modules: Modules, tmp_path: P
     assert taken_over()
 
 
+@pytest.mark.takes_over
 def test_a_chain_saved_by_hand_knows_its_code(modules: Modules, tmp_path: Path) -> None:
     modules.write({"own": "def treat(X):\n    return X * 2\n"})
     step = modules.make("FunctionTransformer(own.treat)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -151,14 +150,15 @@ def test_what_the_loader_of_a_store_preloads_a_replay_uses(
     assert store.replay_chain(chain, meat[0][:2]).shape == (2,)
 
 
-def test_a_folder_is_opened_by_its_path(store: WorkspaceStore, ids: dict[str, str], folder: Path) -> None:
+def test_a_workspace_is_opened_by_its_path_or_address(store: WorkspaceStore, ids: dict[str, str]) -> None:
     store.flush()
-    with ArtifactLoader(folder, "steps") as loader:
+    with ArtifactLoader(store._engine.settings.shared or store.workspace_path, "steps") as loader:
         assert loader.load_by_id(ids["b1s1"]) == [1, 1]
     with pytest.raises(InvalidInput):
         ArtifactLoader(None)
 
 
+@pytest.mark.not_on("objects", "replicas", why="it listens to one store object")
 def test_loading_what_is_known_reads_the_blob_once_and_asks_nobody(
     store: WorkspaceStore, ids: dict[str, str], monkeypatch: Any
 ) -> None:

@@ -118,6 +118,17 @@ def test_a_session_waits_for_a_gc_and_sees_what_it_decided(
         assert claims == ([("saver", TOKEN)] if call is CLAIM else [])
 
 
+@pytest.mark.parametrize(("given", "used"), [("off", "on"), ("local", "on"), ("remote_apply", "remote_apply")])
+def test_a_commit_waits_for_the_servers_disk_whatever_its_default(
+    database: str, given: str, used: str
+) -> None:
+    name = database.rpartition("/")[2]
+    with psycopg.connect(database, autocommit=True) as con:
+        con.execute(f"ALTER DATABASE {name} SET synchronous_commit = '{given}'")
+    with connected(database) as session:
+        assert session.execute("SHOW synchronous_commit").fetchone() == (used,)
+
+
 def test_a_workspace_is_migrated_only_from_the_version_that_it_has(database: str, workspace: str) -> None:
     sql = "SELECT n FROM nirs_store.migrate(%s, %s, %s, %s, '', 'body')"
     with psycopg.connect(database, autocommit=True) as con:

@@ -13,6 +13,7 @@ from storekit import Y_TRUE, begin, chain_of
 
 from nirs_store.db.session import Engine
 from nirs_store.errors import ArtifactMissing, InvalidInput, SessionEnded, UnknownDataset
+from nirs_store.shared.checking import status_of
 from nirs_store.store import WorkspaceStore
 
 X = np.arange(12.0).reshape(4, 3) ** 1.5
@@ -133,8 +134,10 @@ def test_what_a_gc_that_died_had_given_up_is_deleted_by_the_next(
     # It is there, and must not be referred to.
     _, chain_id = recorded(other)
     assert len(blobs(other)) == 2
+    assert status_of(other._engine).condemned == 1
     collect(other)
     assert len(blobs(other)) == 1
+    assert status_of(other._engine).condemned == 0
     np.testing.assert_array_equal(one.replay_chain(chain_id, X), model().predict(X))
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from storekit import Y_TRUE, begin, chain_of, whole_pipeline
+from storekit import Y_TRUE, begin, chain_of, commit_rows, whole_pipeline
 
+from nirs_store.db.schema import column_names
 from nirs_store.db.table import digests
 from nirs_store.errors import NirsStoreError, NotAWorkspace, OverwriteRefused, StoreBusy
 from nirs_store.shared import moving
@@ -116,6 +118,27 @@ def test_a_folder_of_which_something_was_lost_on_the_way_is_not_shared(
     moving.share(folder, address)
     with WorkspaceStore(f"{database}?workspace=corn") as shared:
         assert shared.list_runs().height == 2
+
+
+def test_a_folder_into_which_another_process_records_meanwhile_is_not_shared(
+    folder: Path, address: Address, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with WorkspaceStore(folder) as store:
+        fill(store)
+    compare = moving._compare
+    row = {"run_id": "r", "name": "meanwhile", "status": "running", "created_at": datetime(2026, 1, 1)}
+
+    def then_record(*args: Any) -> None:
+        compare(*args)
+        commit_rows(folder, {"runs": [tuple(row.get(name) for name in column_names("runs"))]})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moving, "_compare", then_record)
+        with pytest.raises(StoreBusy, match="recorded into"):
+            moving.share(folder, address)
+    moving.share(folder, address)
+    with WorkspaceStore(f"{database}?workspace=corn") as shared:
+        assert "meanwhile" in shared.list_runs()["name"].to_list()
 
 
 def test_what_is_in_use_or_taken_is_not_shared(folder: Path, address: Address, tmp_path: Path) -> None:

@@ -118,7 +118,9 @@ def test_a_session_waits_for_a_gc_and_sees_what_it_decided(
         assert claims == ([("saver", TOKEN)] if call is CLAIM else [])
 
 
-@pytest.mark.parametrize(("given", "used"), [("off", "on"), ("local", "on"), ("remote_apply", "remote_apply")])
+@pytest.mark.parametrize(
+    ("given", "used"), [("off", "on"), ("local", "on"), ("remote_apply", "remote_apply")]
+)
 def test_a_commit_waits_for_the_servers_disk_whatever_its_default(
     database: str, given: str, used: str
 ) -> None:

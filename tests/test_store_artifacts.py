@@ -24,6 +24,7 @@ from nirs_store.errors import (
     SerializationError,
     UnknownFormat,
     UnknownId,
+    WriteFailed,
 )
 from nirs_store.ids import sha256_hex
 from nirs_store.store import WorkspaceStore
@@ -150,6 +151,28 @@ def test_an_artifact_can_be_used_before_it_is_on_disk(store: WorkspaceStore, fol
 
 
 @pytest.mark.everywhere
+@pytest.mark.not_on("replicas", why="the disk of one store object is full, and each call is another one's")
+def test_nothing_is_committed_before_the_bytes_that_it_names(
+    store: WorkspaceStore, other: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id, pipeline_id = begin(store)
+    store.flush()
+
+    def refuse(objects: Any) -> None:
+        raise WriteFailed("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._engine.layout.blobs, "put", refuse)
+        artifact_id = store.save_artifact([1.0], "builtins.list", "model", "joblib")
+        chain_of(store, pipeline_id, artifact_id)
+        with pytest.raises(WriteFailed, match="no room"):
+            store.flush()
+        assert other.list_runs()["run_id"].to_list() == [run_id]
+        assert other.get_artifact(artifact_id) is None
+    store.flush()
+    assert other.load_artifact(artifact_id) == [1.0]
+
+
 def test_every_named_artifact_must_exist_or_nothing_is_recorded(store: WorkspaceStore) -> None:
     _, pipeline_id = begin(store)
     good = store.save_artifact({"a": 1}, "dict", "model")

@@ -40,7 +40,7 @@ class DemoResult:
     run_id
         The run that holds the chains.
     chains
-        One result a chain, best RMSECV first.
+        One result per chain, best RMSECV first.
     rmsep
         RMSE of the best chain on the held-out samples, in percent fat.
     bundle_difference
@@ -67,7 +67,7 @@ class DemoResult:
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """The Tecator spectra, parted into those to calibrate with and those kept aside."""
+    """The Tecator spectra, parted into those to calibrate with and those held out."""
 
     X: NDArray[np.float64]
     y: NDArray[np.float64]
@@ -146,10 +146,10 @@ def _check_folder(folder: Path) -> None:
         raise NotAWorkspace(f"{folder} is a file; name a folder for the demo. Nothing was changed.")
     if not folder.is_dir() or (folder / "store.duckdb").exists() or (folder / "journal").is_dir():
         return
-    strangers = sorted(path.name for path in folder.iterdir())
-    if strangers:
+    missing = sorted(path.name for path in folder.iterdir())
+    if missing:
         raise NotAWorkspace(
-            f"{folder} is not empty and not a workspace (it holds {strangers[0]!r}). "
+            f"{folder} is not empty and not a workspace (it holds {missing[0]!r}). "
             "Name a new folder, for example: nirs-store demo my-first-workspace. Nothing was changed."
         )
 
@@ -253,7 +253,7 @@ def _record(
 
 @contextmanager
 def _progress(console: Console, total: int) -> Iterator[Any]:
-    """Show a bar that is gone when it is full; nothing at all where nobody watches."""
+    """Show a bar that is gone when it is full; nothing at all without a terminal."""
     columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total)

@@ -1,6 +1,6 @@
 """What notebooks show: small pieces of HTML, every text in them escaped.
 
-Names, notes and parameters come from whoever recorded them, and a notebook runs the HTML that it
+Names, notes and parameters come from the person who recorded them, and a notebook runs the HTML that it
 is given. So text goes in through these functions and nowhere else.
 """
 

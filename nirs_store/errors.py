@@ -24,7 +24,7 @@ message says what was expected, what was found and what to do next::
     ├── ReplayError             RuntimeError    exit 4   a chain that cannot predict
     │   └── CodeChanged                                  its code is not what was recorded; strict=True
     ├── OutlierFound            RuntimeError    exit 11  flagged samples; on_outlier="raise", --strict
-    ├── StoreBusy               TimeoutError    exit 5   somebody else holds the catalog
+    ├── StoreBusy               TimeoutError    exit 5   another process holds the catalog
     ├── WorkspaceElsewhere      RuntimeError    exit 5   on a network share, and another computer uses it
     ├── InboxOnly               RuntimeError    exit 6   a query to a store that only records
     ├── StoreClosed             RuntimeError    exit 1   used after close()
@@ -160,7 +160,7 @@ class NirsStoreError(Exception):
     def __str__(self) -> str:
         return self.message
 
-    # Of an OSError the reason of the system is no part of its __dict__, and would stay behind.
+    # Of an OSError the reason of the system is not part of its __dict__, and would stay behind.
     def __reduce__(self) -> tuple[object, ...]:
         number = self.errno if isinstance(self, OSError) else None
         state = self.__dict__ if number is None else {**self.__dict__, "errno": number}
@@ -386,7 +386,7 @@ class SessionEnded(NirsStoreError, RuntimeError):
 
 
 class SegmentRejected(NirsStoreError, RuntimeError):
-    """Committed rows could not be applied to the catalog; they were set aside."""
+    """Committed rows could not be applied to the catalog; they were rejected."""
 
     code = "segment_rejected"
     exit_code = 9

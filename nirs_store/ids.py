@@ -43,12 +43,12 @@ def is_id(text: object) -> bool:
 
 
 def utcnow() -> datetime:
-    """Give the present moment as an aware UTC datetime with microseconds."""
+    """Return the present moment as an aware UTC datetime with microseconds."""
     return datetime.now(UTC)
 
 
 def earlier(moment: datetime, *, days: float = 0.0, seconds: float = 0.0) -> datetime:
-    """Give the moment that lies so long before another; the first of the calendar where that would lie before
+    """Return the moment that lies so long before another; the first of the calendar where that would lie before
     it.
     """
     try:
@@ -58,7 +58,7 @@ def earlier(moment: datetime, *, days: float = 0.0, seconds: float = 0.0) -> dat
 
 
 def sha256_hex(data: bytes | bytearray | memoryview) -> str:
-    """Give the SHA-256 of `data` as 64 lower-case hexadecimal digits."""
+    """Return the SHA-256 of `data` as 64 lower-case hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 

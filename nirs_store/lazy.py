@@ -1,7 +1,7 @@
-"""Modules that are imported when something is first asked of them.
+"""Modules that are imported when they are first used.
 
-A program that only records or predicts should not wait for those it never uses: polars alone is a third of what
-it would wait for. Annotations name them all the same: to resolve one is to ask.
+A program that only records or predicts should not wait for modules that it never uses: polars alone takes a third of
+the time. Annotations may name them: resolving one imports its module.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
-__all__ = ["call_in_children", "hold_while_forking", "imported_from", "later", "polars", "with_room"]
+__all__ = ["call_in_children", "hold_while_forking", "imported_from", "later", "polars"]
 
 
-# -- Locks of this process's memory, and what becomes of them when it forks.
+# -- Locks of this process's memory when it forks.
 
 
 class _Lock(Protocol):
@@ -39,37 +38,21 @@ def call_in_children(renew: Callable[[], None]) -> None:
         os.register_at_fork(after_in_child=renew)
 
 
-# -- Room on the stack for calls that import a library.
-
-
-T = TypeVar("T")
-
-# Values that a frame has room for, of 8 bytes each: with what belongs to it, half of a megabyte is allotted, of which
-# hardly two fifths stay for others; memory that nobody touches costs nothing.
-_VALUES = 40_000
-
-
-def with_room(call: Callable[[], T]) -> T:
-    """Call a function that may import something large."""
-    return call()
-
-
-if sys.implementation.name == "cpython":
-    with_room.__code__ = with_room.__code__.replace(co_stacksize=_VALUES)
+# -- Modules that are imported later.
 
 
 class _Later(ModuleType):
-    """Stands for a module, and imports it at the first question."""
+    """A module that is imported when its first attribute is read."""
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(with_room(partial(importlib.import_module, self.__name__)), name)
+        value = getattr(importlib.import_module(self.__name__), name)
         # Found here the next time.
         self.__dict__[name] = value
         return value
 
 
 def later(name: str) -> ModuleType:
-    """Stand for a module by its full name; an `ImportError` comes with the first question."""
+    """Return a module that is imported when its first attribute is read; only then can an `ImportError` come."""
     return _Later(name)
 
 

@@ -14,9 +14,9 @@ __all__ = ["copy_workspace_template", "workspace_template"]
 
 
 def workspace_template() -> Traversable:
-    """Give the folder of files that a new workspace starts with."""
+    """Return the folder of files that a new workspace starts with."""
     shipped = files("nirs_store") / "workspace_template"
-    # The wheel carries the folder; in a checkout it lies beside the package.
+    # The wheel carries the folder; in a checkout it lies next to the package.
     return shipped if shipped.is_dir() else Path(__file__).resolve().parents[1] / "workspace_template"
 
 
@@ -38,7 +38,7 @@ def copy_workspace_template(destination: str | Path, *, overwrite: bool = False)
     Raises
     ------
     NotAWorkspace
-        A file stands where the folder should be.
+        There is a file where the folder should be.
     WriteFailed, ReadOnlyStore
         The system refused.
 

@@ -1,4 +1,4 @@
-"""Figures of merit: what a chemometrician reads beside a calibration.
+"""Figures of merit: what a chemometrician reads next to a calibration.
 
 Written for measured values ``y``, predicted values ``y_hat`` and ``n`` samples, in the unit of
 ``y`` unless said otherwise:
@@ -71,6 +71,7 @@ class Metric(NamedTuple):
     help: str
     decimals: int = 3
     in_units: bool = False
+    formula: str = ""
     additive: bool = False
     """The mean over samples, or its root: pooled from the folds without their predictions."""
 
@@ -165,7 +166,7 @@ def regression_scores(
     -------
     dict
         The scores as floats (lists with `per_target`) and ``n``.
-        NaN stands where a score is not defined: ``sep, rpd, rpiq`` of one sample, ``r2`` of a
+        NaN where a score is not defined: ``sep, rpd, rpiq`` of one sample, ``r2`` of a
         constant y. A perfect prediction has an infinite rpd and rpiq.
 
     Raises
@@ -199,7 +200,7 @@ def regression_scores(
 
 
 class _Residuals:
-    """The figures of merit of a regression, a value a target; each is computed when it is asked for."""
+    """The figures of merit of a regression, one value per target; each is computed when it is asked for."""
 
     def __init__(self, measured: NDArray[np.float64], error: NDArray[np.float64]) -> None:
         self._measured = measured
@@ -246,26 +247,38 @@ class _Residuals:
 
 
 METRICS: dict[str, Metric] = {
-    "rmse": Metric(lambda r: r.rmse, "lower", "RMSE", "root mean square error", in_units=True, additive=True),
-    "mae": Metric(lambda r: r.mae, "lower", "MAE", "mean absolute error", in_units=True, additive=True),
+    "rmse": Metric(
+        lambda r: r.rmse, "lower", "RMSE", "root mean square error", in_units=True, additive=True,
+        formula="sqrt(mean((predicted − measured)²))",
+    ),
+    "mae": Metric(
+        lambda r: r.mae, "lower", "MAE", "mean absolute error", in_units=True, additive=True,
+        formula="mean(|predicted − measured|)",
+    ),
     "bias": Metric(
-        lambda r: r.bias, "zero", "bias", "mean of predicted minus measured", in_units=True, additive=True
+        lambda r: r.bias, "zero", "bias", "mean of predicted minus measured", in_units=True, additive=True,
+        formula="mean(predicted − measured)",
     ),
     "sep": Metric(
-        lambda r: r.sep, "lower", "SEP", "standard error of prediction, corrected for bias", in_units=True
+        lambda r: r.sep, "lower", "SEP", "standard error of prediction, corrected for bias", in_units=True,
+        formula="SD of predicted − measured, corrected for bias",
     ),
-    "r2": Metric(lambda r: r.r2, "higher", "R²", "coefficient of determination"),
+    "r2": Metric(
+        lambda r: r.r2, "higher", "R²", "coefficient of determination", formula="1 − SSE / SS of the measured values"
+    ),
     "rpd": Metric(
-        lambda r: r.rpd, "higher", "RPD", "standard deviation of the reference values over SEP", decimals=1
+        lambda r: r.rpd, "higher", "RPD", "standard deviation of the reference values over SEP", decimals=1,
+        formula="SD(measured) / SEP",
     ),
     "rpiq": Metric(
-        lambda r: r.rpiq, "higher", "RPIQ", "interquartile range of the reference values over SEP", decimals=1
+        lambda r: r.rpiq, "higher", "RPIQ", "interquartile range of the reference values over SEP", decimals=1,
+        formula="IQR(measured) / SEP",
     ),
     "accuracy": Metric(None, "higher", "accuracy", "share of correct labels", additive=True),
     "balanced_accuracy": Metric(None, "higher", "balanced accuracy", "mean recall of the classes"),
     "f1": Metric(None, "higher", "F1", "mean over the classes"),
     "log_loss": Metric(None, "lower", "log loss", "mean of -ln p of the true class", additive=True),
-}
+}  # fmt: skip
 """Every figure of merit that this library computes, in the order in which tables show them."""
 
 REGRESSION_SCORES = tuple(name for name, metric in METRICS.items() if metric.function)
@@ -309,7 +322,7 @@ def classification_scores(
     y, yhat : array-like, shape (n,)
         True and predicted labels: strings, integers or booleans.
     proba : array-like, shape (n, n_classes), optional
-        Predicted probabilities, one column a class.
+        Predicted probabilities, one column per class.
     classes : sequence, optional
         The classes of the columns of `proba`; needed with it.
 
@@ -492,15 +505,15 @@ def _log_loss(truth: NDArray[Any], proba: ArrayLike, classes: Sequence[Any] | ND
     labels = np.asarray(classes).tolist()
     if table.shape != (truth.size, len(labels)):
         raise ShapeMismatch(
-            f"Expected probabilities of shape ({truth.size}, {len(labels)}), one row a sample and one "
-            f"column a class; found {table.shape}."
+            f"Expected probabilities of shape ({truth.size}, {len(labels)}), one row per sample and one "
+            f"column per class; found {table.shape}."
         )
     if table.min() < 0 or table.max() > 1 + 1e-6:
         raise InvalidInput(f"Probabilities lie in [0, 1]; found {table.min():g} to {table.max():g}.")
     place = {label: index for index, label in enumerate(labels)}
-    strangers = sorted({str(label) for label in truth.tolist() if label not in place})
-    if strangers:
-        raise InvalidInput(f"`classes` lacks the true classes {strangers}.")
+    missing = sorted({str(label) for label in truth.tolist() if label not in place})
+    if missing:
+        raise InvalidInput(f"`classes` lacks the true classes {missing}.")
     of_true = table[np.arange(truth.size), [place[label] for label in truth.tolist()]]
     tiny = np.finfo(np.float64).eps
     return float(-np.mean(np.log(np.clip(of_true, tiny, 1.0 - tiny))))
@@ -533,7 +546,7 @@ def _labels(name: str, values: ArrayLike) -> NDArray[Any]:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
-        raise ShapeMismatch(f"{name} must hold one label a sample; found the shape {array.shape}.")
+        raise ShapeMismatch(f"{name} must hold one label per sample; found the shape {array.shape}.")
     if not array.size:
         raise InvalidInput(f"{name} is empty; there is nothing to score.")
     missing = [i for i, label in enumerate(array.tolist()) if label is None or label != label]

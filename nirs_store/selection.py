@@ -19,8 +19,8 @@ _BLOCK = 2_000_000
 def kennard_stone(X: Any, y: Any = None, n_samples: int | None = None) -> NDArray[np.intp]:
     """Order samples so that the first ones cover the spectra evenly: the algorithm of Kennard and Stone.
 
-    The two samples farthest apart come first. Then comes, each time, the sample whose distance to the nearest one
-    selected is largest. Ties go to the sample that comes first in `X`.
+    The two samples farthest apart come first. Each next sample is the one whose distance to the nearest
+    selected one is largest. Ties go to the sample that comes first in `X`.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ from nirs_store.db.layout import as_folder
 from nirs_store.db.session import Engine, Location, Settings
 from nirs_store.domain import Domain
 from nirs_store.errors import InvalidInput
-from nirs_store.history.moments import RetentionWatch, retention_is_due
+from nirs_store.history.triggers import RetentionWatch, retention_is_due
 from nirs_store.lazy import later
 from nirs_store.lazy import polars as pl
 from nirs_store.records import artifacts, notes, predictions, queries, ranking, runs
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from nirs_store.backup import archive as archives
     from nirs_store.backup import backup as backups_api
     from nirs_store.backup import container as archive_format
-    from nirs_store.backup import incoming as incoming_archives
+    from nirs_store.backup import staging as staged_archives
     from nirs_store.bundle import container as bundle_limits
     from nirs_store.bundle import transfer as bundles
     from nirs_store.datasets import api as datasets_api
@@ -66,7 +66,7 @@ else:
     archive_format = later("nirs_store.backup.container")
     archives = later("nirs_store.backup.archive")
     backups_api = later("nirs_store.backup.backup")
-    incoming_archives = later("nirs_store.backup.incoming")
+    staged_archives = later("nirs_store.backup.staging")
     bundle_limits = later("nirs_store.bundle.container")
     bundles = later("nirs_store.bundle.transfer")
     calibrations_api = later("nirs_store.service.api")
@@ -252,7 +252,7 @@ class WorkspaceStore:
         Parameters
         ----------
         memory_limit : str, optional
-            How much memory a query may take, such as ``"1GB"``; by default what DuckDB sets.
+            How much memory a query may take, such as ``"1GB"``; DuckDB's own limit by default.
         fresh : bool
             As for the class.
 
@@ -283,7 +283,7 @@ class WorkspaceStore:
             from nirs_store.shared.opening import open_engine
 
             self._engine = open_engine(settings)
-        # Weak: a store that nobody holds is closed, at interpreter exit at the latest.
+        # Weak: a store that nothing holds is closed, at interpreter exit at the latest.
         self._finalizer = weakref.finalize(self, self._engine.finish)
         self._watch = RetentionWatch(self._engine, self._keep_to_policy)
         self._keeps_to_policy = self._keeps_to_policy and not settings.inbox
@@ -295,7 +295,7 @@ class WorkspaceStore:
         if not self._keeps_to_policy:
             return
         if moment == "after_run":
-            self._watch.look()  # another process may have set a policy that goes by time
+            self._watch.look()  # another process may have set a time-based policy
         if retention_is_due(self._engine, moment):
             from nirs_store.history.retention import Retention
 
@@ -303,14 +303,14 @@ class WorkspaceStore:
 
     @property
     def _replays(self) -> replaying.Replays:
-        """What was loaded to replay chains, and is kept for the next time."""
+        """The predictors that were loaded to replay chains, kept for the next time."""
         if self._used is None:
             self._used = replaying.Replays(self._engine, self._cache_bytes)
         return self._used
 
     def _forget(self) -> None:
         """After a deletion anything that was cached may be gone."""
-        self._engine.known.clear()
+        self._engine.id_cache.clear()
         if self._used is not None:
             self._used.clear()
         if self._loader is not None:
@@ -335,7 +335,7 @@ class WorkspaceStore:
 
     @whole_ids
     def get_pipeline(self, pipeline_id: str) -> dict[str, Any] | None:
-        """One pipeline with its JSON decoded, or None."""
+        """Return a pipeline with its JSON decoded, or None."""
         return self._engine.query(lambda con: queries.get_pipeline(con, pipeline_id, self._alive()))
 
     def find_ids(
@@ -392,19 +392,19 @@ class WorkspaceStore:
 
     @whole_ids
     def list_pipelines(self, run_id: str | None = None, dataset_name: str | None = None) -> pl.DataFrame:
-        """Pipelines, newest first."""
+        """List pipelines, newest first."""
         return self._engine.query(
             lambda con: queries.list_pipelines(con, self._alive(), run_id, dataset_name)
         )
 
     @whole_ids
     def get_chain(self, chain_id: str) -> dict[str, Any] | None:
-        """One chain with its JSON decoded and its wavelengths as an array, or None."""
+        """Return a chain with its JSON decoded and its wavelengths as an array, or None."""
         return self._engine.query(lambda con: queries.get_chain(con, chain_id))
 
     @whole_ids
     def get_chains_for_pipeline(self, pipeline_id: str) -> pl.DataFrame:
-        """Chains of a pipeline, in the order in which they were saved."""
+        """List the chains of a pipeline in the order in which they were saved."""
         return self._engine.query(lambda con: queries.chains_for_pipeline(con, pipeline_id))
 
     @whole_ids
@@ -414,11 +414,11 @@ class WorkspaceStore:
 
     @whole_ids
     def get_prediction(self, prediction_id: str, load_arrays: bool = False) -> dict[str, Any] | None:
-        """One prediction, or None; with arrays each is an ndarray or None."""
+        """Return a prediction, or None; with `load_arrays`, its arrays are ndarrays or None."""
         return self._engine.query(lambda con: predictions.get_prediction(con, prediction_id, load_arrays))
 
     def get_prediction_arrays(self, prediction_ids: Sequence[str]) -> dict[str, dict[str, np.ndarray | None]]:
-        """Arrays of many predictions at once, by the ids as they are given; those without arrays are absent.
+        """Return the arrays of many predictions at once, by the given ids; leave out those without arrays.
 
         Raises
         ------
@@ -443,7 +443,7 @@ class WorkspaceStore:
         chain_id: str | None = None,
         target: str | None = None,
     ) -> pl.DataFrame:
-        """Predictions, newest first; filters are joined by AND, `model_class` may hold ``%``."""
+        """List predictions, newest first; filters are joined by AND, `model_class` may hold ``%``."""
         return self._engine.query(
             lambda con: predictions.query_predictions(
                 con, limit, offset, dataset_name=dataset_name, model_class=model_class, partition=partition,
@@ -465,7 +465,7 @@ class WorkspaceStore:
         scored_by: str | None = None,
         target_unit: str | None = None,
     ) -> pl.DataFrame:
-        """Best predictions by a score column, overall or of each group; NULL and NaN rank last.
+        """List the best predictions by a score column, overall or of each group; NULL and NaN rank last.
 
         Parameters
         ----------
@@ -525,7 +525,7 @@ class WorkspaceStore:
         Returns
         -------
         polars.DataFrame
-            A row a point: ``pipeline_id``, ``pipeline``, ``run_id``, ``name``, ``step``, ``value`` and
+            One row per point: ``pipeline_id``, ``pipeline``, ``run_id``, ``name``, ``step``, ``value`` and
             ``logged_at`` (of its call, or of the first call that one commit brought), by step.
 
         Raises
@@ -575,7 +575,7 @@ class WorkspaceStore:
         Returns
         -------
         polars.DataFrame
-            A row a chain: ids, ``pipeline`` (as in ``SNV > SG(deriv=1) > PLS(10)``), ``metric``,
+            One row per chain: ids, ``pipeline`` (as in ``SNV > SG(deriv=1) > PLS(10)``), ``metric``,
             ``score`` (pooled) and ``score_sd`` (over folds), ``refit_score``, ``test_score``, for a
             regression rmsecv, rmsec, rmsep, mae, bias, sep, r2, rpd, rpiq, for a classification
             accuracy, balanced_accuracy, f1, log_loss; ``n_folds``, ``n_samples``; ``target`` and
@@ -826,7 +826,7 @@ class WorkspaceStore:
         Returns
         -------
         polars.DataFrame
-            A row an item, a column an id.
+            One row per item, one column per id.
 
         Raises
         ------
@@ -935,7 +935,7 @@ class WorkspaceStore:
 
     @property
     def retention(self) -> retention_api.Retention:
-        """What is kept, and for how long; see `nirs_store.history.retention.Retention`."""
+        """Retention: what is kept, and for how long; see `nirs_store.history.retention.Retention`."""
         return retention_api.Retention(self._engine, self._forget, self._watch.look)
 
     def statistics(self, *, runs: int = 10, step: str = "month") -> statistics_api.Statistics:
@@ -976,7 +976,7 @@ class WorkspaceStore:
     ) -> np.ndarray:
         """Predict new spectra with a stored chain.
 
-        A chain that this store has replayed before touches neither lease nor catalog.
+        A chain that this store has replayed before touches neither lock nor catalog.
 
         Parameters
         ----------
@@ -1065,7 +1065,7 @@ class WorkspaceStore:
         keep_spectra : bool
             Log the spectra themselves, not only their hashes.
         matrix : str, optional
-            What was measured, for example "milk". A matrix, range or
+            The measured product, for example "milk". A matrix, range or
             wavelengths outside the scope of the calibration are flagged, as in "outside scope: range".
 
         Returns
@@ -1154,7 +1154,7 @@ class WorkspaceStore:
         -------
         Domain or None
             Its ``limits(alpha)`` have the limits and the names of their methods, its ``facts`` the reason where
-            something could not be had.
+            something could not be determined.
 
         Raises
         ------
@@ -1589,7 +1589,7 @@ class WorkspaceStore:
         Parameters
         ----------
         datasets : sequence
-            Names, or dicts with a ``name``; one by itself counts as a list of one.
+            Names, or dicts with a ``name``; a single one counts as a list of one.
         environment : mapping, optional
             What `nirs_store.capture_environment` gave; the versions that every run keeps are added.
         """
@@ -1610,7 +1610,7 @@ class WorkspaceStore:
     @attempted("edit_run", "run")
     @whole_ids
     def rename_run(self, run_id: str, name: str) -> None:
-        """Give a run another name.
+        """Rename a run.
 
         Name, note and tags are all that can be changed of a finished run.
 
@@ -1977,7 +1977,7 @@ class WorkspaceStore:
         dry_run: bool = False,
         limits: archive_format.Limits | None = None,
         progress: Progress | None = None,
-    ) -> incoming_archives.RestoredArchive:
+    ) -> staged_archives.RestoredArchive:
         """Restore an archive into this workspace, without duplicating what is already there.
 
         Everything is verified first: names, sizes, hashes. Models in it are pickles as they were in the workspace
@@ -1999,7 +1999,7 @@ class WorkspaceStore:
         InvalidInput, WriteFailed, ReadOnlyStore
             Nothing was changed.
         """
-        restored = incoming_archives.restore_archive(
+        restored = staged_archives.restore_archive(
             self._engine, path, dry_run=dry_run, limits=limits, progress=progress
         )
         if not dry_run:
@@ -2289,7 +2289,7 @@ class WorkspaceStore:
         """Check that everything recorded is present and consistent; change nothing.
 
         The journal is not applied; its commits are read where they lie, and their rows count. A catalog that
-        cannot be opened is a finding, and the rest is checked all the same. Also for read-only stores.
+        cannot be opened is a finding, and the rest is still checked. Also for read-only stores.
 
         Parameters
         ----------
@@ -2327,7 +2327,7 @@ class WorkspaceStore:
         """Repair what can be repaired without inventing data.
 
         Blobs that do not fit their hash, and old ones that nothing names, move to ``quarantine/``; references
-        are recounted; commits that cannot be applied are set aside; leftovers are removed. Rows whose data are
+        are recounted; commits that cannot be applied are rejected; leftovers are removed. Rows whose data are
         lost are kept and named in the plan.
 
         Of a shared workspace, the replica on this computer is compared with one that is built from the log, and
@@ -2338,13 +2338,13 @@ class WorkspaceStore:
         dry_run : bool
             Return the plan and change nothing.
         restore_catalog : bool
-            When the catalog cannot be read: put the newest copy that a migration kept in its place. What was
-            recorded and applied since that copy is lost; the old file is kept in ``quarantine/``.
+            When the catalog cannot be read: put the newest copy that a migration kept in its place. Rows
+            recorded and applied since that copy are lost; the old file is kept in ``quarantine/``.
 
         Returns
         -------
         RepairPlan
-            What was done, or with `dry_run` would be.
+            The actions taken, or with `dry_run` those planned.
 
         Raises
         ------

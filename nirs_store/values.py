@@ -54,7 +54,7 @@ def to_json(value: Any, name: str) -> str | None:
 
 
 def _check_size(nbytes: int, name: str) -> None:
-    # Here, because a commit that Arrow refuses would hold back all that was recorded beside it.
+    # Here, because a commit that Arrow refuses would hold back all that was recorded with it.
     if nbytes > MOST_BYTES:
         raise InvalidInput(
             f"{name}: expected at most {MOST_BYTES:,} bytes, found {nbytes:,}. Nothing was recorded. Keep what is "

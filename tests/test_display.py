@@ -23,7 +23,7 @@ from nirs_store import (
     record_cross_validation,
 )
 from nirs_store.db.layout import Layout
-from nirs_store.db.lock import Lease
+from nirs_store.db.lock import CatalogLock
 from nirs_store.display import block, byte_text, cell_text, escape, field_table, short, table
 
 NASTY = '<script>alert(\'1\')</script>"><img src=x onerror="alert(2)">&amp;'
@@ -217,7 +217,7 @@ def test_a_store_that_others_use_shows_itself_without_waiting_for_them(tmp_path:
     with WorkspaceStore(tmp_path) as store:
         pass
     with WorkspaceStore(tmp_path, lock_timeout=0.2) as store:
-        other = Lease(Layout(tmp_path), writable=True)
+        other = CatalogLock(Layout(tmp_path), writable=True)
         other.acquire(exclusive=True, timeout=5)
         try:
             assert "another process is using the catalog" in read(store._repr_html_())

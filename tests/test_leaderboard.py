@@ -17,7 +17,7 @@ from sklearn.model_selection import KFold
 from sklearn.preprocessing import StandardScaler
 
 from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
-from nirs_store.bundle.transfer import Outgoing, known_scores
+from nirs_store.bundle.transfer import ExportSource, known_scores
 from nirs_store.chains.folds import REFIT, fold_key
 from nirs_store.errors import InvalidInput
 from nirs_store.records import ranking as leaderboard
@@ -503,7 +503,7 @@ def test_a_chain_on_its_way_out_has_the_figures_of_its_row(store: WorkspaceStore
     seen = set()
     for chain_id in chains:
         row = store.top_chains(1, chain_id=chain_id).row(0, named=True)
-        told = Outgoing(store._engine, chain_id).described({})
+        told = ExportSource(store._engine, chain_id).described({})
         assert told["scores"] == known_scores(row, {})
         assert (told["facts"]["n_folds"], told["facts"]["n_samples"]) == (row["n_folds"], row["n_samples"])
         newest = store.query_predictions(chain_id=chain_id, partition="test", limit=1)
@@ -513,4 +513,6 @@ def test_a_chain_on_its_way_out_has_the_figures_of_its_row(store: WorkspaceStore
     unscored = store.save_chain(
         store.list_pipelines()["pipeline_id"][0], [], 0, "a.Model", "", "per_fold", {}, {}
     )
-    assert Outgoing(store._engine, unscored).described({"scores": {"rmsep": 1.0}})["scores"] == {"rmsep": 1.0}
+    assert ExportSource(store._engine, unscored).described({"scores": {"rmsep": 1.0}})["scores"] == {
+        "rmsep": 1.0
+    }

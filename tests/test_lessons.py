@@ -16,7 +16,7 @@ from storekit import Counting, begin, chain_of, let_go, predict, prediction, sql
 
 from nirs_store.blobs import durable
 from nirs_store.db import database as opened_module
-from nirs_store.db.lock import Lease
+from nirs_store.db.lock import CatalogLock
 from nirs_store.errors import NirsStoreError
 from nirs_store.records import predictions as prediction_queries
 from nirs_store.records import queries
@@ -44,7 +44,7 @@ def test_nothing_becomes_a_silent_no_op_after_the_catalog_could_not_be_had(
     let_go(store)
     with WorkspaceStore(folder, lock_timeout=0.05) as writer:
         run_id = writer.begin_run("r", {}, [])
-        holder = crew(children.hold_lease, folder, True)
+        holder = crew(children.hold_lock, folder, True)
         holder.hear()
         for _ in range(3):
             with pytest.raises(NirsStoreError):
@@ -223,6 +223,6 @@ def test_a_lease_is_never_decided_by_a_file_that_a_dead_process_left(folder: Pat
     with WorkspaceStore(folder, lock_timeout=2) as store:
         assert store.list_runs().is_empty()
     assert layout.lock.read_text() == "1"
-    lease = Lease(layout, writable=True)
-    assert lease.try_acquire()
-    lease.release()
+    catalog_lock = CatalogLock(layout, writable=True)
+    assert catalog_lock.try_acquire()
+    catalog_lock.release()

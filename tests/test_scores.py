@@ -187,7 +187,7 @@ def test_what_a_regression_cannot_score_is_refused(
     ("arguments", "error", "word"),
     [
         ((["a", "b"], ["a"]), ShapeMismatch, "2 true labels but 1"),
-        ((np.ones((2, 2)), [1, 1]), ShapeMismatch, "one label a sample"),
+        ((np.ones((2, 2)), [1, 1]), ShapeMismatch, "one label per sample"),
         (([], []), InvalidInput, "empty"),
         ((np.array(["a", None], dtype=object), ["a", "b"]), InvalidInput, "missing label in row 1"),
         (([1.0, math.nan], [1.0, 1.0]), InvalidInput, "missing label in row 1"),

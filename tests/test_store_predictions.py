@@ -116,7 +116,7 @@ def test_arrays_are_saved_once(store: WorkspaceStore, pipeline_id: str) -> None:
     prediction_id = predict(store, pipeline_id)
     with pytest.raises(InvalidInput, match="already"):
         store.save_prediction_arrays(prediction_id, [9.0], [9.0])
-    store._engine.known.clear()
+    store._engine.id_cache.clear()
     with pytest.raises(InvalidInput, match="already"):
         store.save_prediction_arrays(prediction_id, [9.0], [9.0])
     assert arrays_of(store, prediction_id)["y_true"].tolist() == [1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""Pages, help texts and messages use the field's words, in plain American English."""
+"""Pages, code, help texts and messages use the field's words, in plain American English."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from nirs_store.cli._app import app
 CHECKOUT = Path(nirs_store.__file__).parents[1]
 PAGES = [
     page.relative_to(CHECKOUT).as_posix()
-    for pattern in ("README.md", "SECURITY.md", "CONTRIBUTING.md", "docs/**/*.md", "docs/**/*.ipynb")
+    for pattern in (
+        "README.md",
+        "SECURITY.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "docs/**/*.md",
+        "docs/**/*.ipynb",
+    )
     for page in sorted(CHECKOUT.glob(pattern))
     if page.name != "changelog.md"
 ]
@@ -35,7 +42,8 @@ INSTEAD = {
     r"from the side": "the source by name",
     r"(is|are|be) had": "has",
     r"(?<!there )(is|are) no(?! (longer|more|less|fewer))(?= \w)": "is not a",
-    r"an? (bar|byte|column|commit|file|line|name|page|row|table) an? \w+": "one ... per ...",
+    r"(an?|one) (array|bar|byte|column|commit|dict|entry|estimator|evaluation|file|finding|kind|label|line|list|name"
+    r"|page|result|row|score|table|value) an? \w+": "one ... per ...",
     r"say where it belongs": "must be added to",
     r"leases?": "lock",
     r"doomed|untidied": "pending delete, uncompacted",
@@ -53,7 +61,9 @@ BANNED[re.compile(r"(?:^|[.!:] +|\| )What (?:is|are|was|were)\b[^.?!|]*(?![^.?!|
     "the subject"
 )
 # Names that programs use: an option, a column of a table.
-NAMES = re.compile(r"--colour-by|studentised_residuals|\bcolour_by\b")
+NAMES = re.compile(
+    r"--colour-by|studentised(_residuals)?(?=[,`])|\bcolour_by\b|record\(beside=|`beside`|['\"]centred['\"]"
+)
 
 
 def found_in(text: str) -> list[str]:
@@ -105,6 +115,25 @@ def texts(node: ast.AST) -> Iterator[tuple[int, str]]:
             yield from texts(child)
 
 
+def docstrings_and_comments(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the docstrings of a module and its comments, which join where they follow each other, with their lines."""
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
+            yield node.lineno, node.value.value
+    comments, last = "", 0
+    for number, line in enumerate(source.splitlines(), 1):
+        if found := re.search(r"(?:^|  )\s*#:? (.*)$", line):
+            if comments and number != last + 1:
+                yield last, comments
+                comments = ""
+            comments, last = f"{comments} {found[1]}".strip(), number
+    yield last, comments
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_uses_plain_words(page: str) -> None:
     assert found_in(prose(page)) == []
@@ -125,6 +154,23 @@ def test_messages_use_plain_words() -> None:
         and (words := found_in(text))
     }
     assert wrong == {}
+
+
+def test_docstrings_and_comments_use_plain_words() -> None:
+    wrong = {
+        f"{module}:{line}": words
+        for module in MODULES
+        for line, text in docstrings_and_comments((CHECKOUT / module).read_text(encoding="utf-8"))
+        if (words := found_in(text))
+    }
+    assert wrong == {}
+
+
+def test_docstrings_and_comments_are_read_with_their_lines() -> None:
+    source = '"""Module."""\nx = 1  # a value\n\n# It is\n# anew.\ndef f():\n    """Function."""\n'
+    assert sorted(docstrings_and_comments(source)) == [
+        (1, "Module."), (2, "a value"), (5, "It is anew."), (7, "Function."),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ DEFAULT_BYTES = 256 << 20
 
 
 class LRUCache:
-    """What was used last, bounded in entries and in bytes. A cached None counts as a miss."""
+    """Keep the objects used last, bounded in entries and in bytes. A cached None counts as a miss."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class LRUCache:
         return len(self._cache)
 
     def resize(self, max_size: int | None, max_bytes: int | None = None) -> None:
-        """Set new bounds; what was not used for longest goes first."""
+        """Set new bounds; the least recently used objects go first."""
         bound = self._cache.stats().max_bytes if max_bytes is None else max_bytes
         self._cache.resize(bound, max_size)
         self.max_size = max_size
@@ -325,7 +325,7 @@ class ArtifactLoader(View):
         self._cache.resize(max_size, max_bytes)
 
     def clear_cache(self) -> None:
-        """Forget all objects, and what is known of their places."""
+        """Drop all cached objects and their places."""
         self._cache.clear()
         if self._listed is None:
             self._records.clear()

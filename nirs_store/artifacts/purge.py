@@ -124,6 +124,6 @@ def purge(engine: Engine, pipeline_ids: Sequence[str] | None, dataset: str | Non
     with attempting(engine, "purge_artifacts", "pipeline" if subject else None, subject):
         plan = engine.change(work)
     for artifact_id in plan.artifacts:
-        engine.known.forget("artifact", artifact_id)
-    engine.known.clear()
+        engine.id_cache.forget("artifact", artifact_id)
+    engine.id_cache.clear()
     return plan

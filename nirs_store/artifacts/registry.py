@@ -37,7 +37,7 @@ _MORE_DIGITS = (SHORT, 20, 32, 64)
 class ArtifactRegistry(View):
     """Fitted objects by their place in a pipeline: a view on a workspace and its blobs.
 
-    What is registered here is an artifact of the store like any other, held by its record. What only a
+    An artifact registered here is an artifact of the store like any other, held by its record. What only a
     chain names is found here too, under an id made from its place.
 
     Parameters
@@ -320,7 +320,7 @@ class ArtifactRegistry(View):
         branch_path: Sequence[int] | None = None,
         pipeline_id: str | None = None,
     ) -> list[ArtifactRecord]:
-        """Return the models of the folds by number; a refit is no fold."""
+        """Return the models of the folds by number; a refit is not a fold."""
         return [record for _, record in find.fold_models(self.records(pipeline_id), step_index, branch_path)]
 
     def find_artifact_by_custom_name(
@@ -378,12 +378,12 @@ class ArtifactRegistry(View):
         return [record_of(newest[key]) for key in keys if key in newest]
 
     def invalidate_cache(self, dataset: str | None = None) -> int:
-        """Have nothing that was fitted on a data set be found by `find_cached_artifact` any more.
+        """Make `find_cached_artifact` ignore everything that was fitted on a data set so far.
 
         Parameters
         ----------
         dataset : str, optional
-            The registry's own by default. What was recorded stays, and replays as before.
+            The registry's own by default. Recorded models stay, and replay as before.
 
         Returns
         -------
@@ -407,7 +407,7 @@ class ArtifactRegistry(View):
     # -- dependencies ---------------------------------------------------------------------------------
 
     def add_dependency(self, artifact_id: str, depends_on: str) -> None:
-        """Say that one registered artifact needs another.
+        """Record that one registered artifact needs another.
 
         Raises
         ------
@@ -469,7 +469,7 @@ class ArtifactRegistry(View):
         pipeline_id : str, optional
             The registry's own by default.
         with_files : bool
-            Put the files beside it, so that another workspace can import it.
+            Put the files next to it, so that another workspace can import it.
 
         Returns
         -------
@@ -553,7 +553,7 @@ class ArtifactRegistry(View):
     def plan_purge(
         self, *, pipeline_ids: Sequence[str] | None = None, dataset: str | None = None
     ) -> PurgePlan:
-        """Look what purging pipelines, or a data set, would remove; changes nothing."""
+        """List what purging pipelines, or a data set, would remove; change nothing."""
         ids = None if pipeline_ids is None else whole_ids_of(self._engine, ("pipeline",), pipeline_ids)
         return self._engine.query(lambda con: plan_purge(con, ids, dataset))
 

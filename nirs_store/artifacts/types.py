@@ -329,7 +329,7 @@ class ArtifactRecord:
     ) -> bool:
         """Tell whether it takes part in a context; what is None is not asked for.
 
-        What stands before the branching, and what all sources or folds share, takes part in every one.
+        Steps before the branching, and those that all sources or folds share, take part in every one.
         """
         if branch_path is not None and list(branch_path)[: len(self.branch_path)] != self.branch_path:
             return False
@@ -430,7 +430,7 @@ def derive_records(
 
 
 def _leads_to(other: _Found, found: _Found) -> bool:
-    """Whether what stands earlier takes part in what the later one was fitted on."""
+    """Whether the earlier one takes part in what the later one was fitted on."""
     if other.kind == SPLITTER and found.fold in (None, "final"):
         return False  # fitted on all samples
     branch = other.node.branch_path

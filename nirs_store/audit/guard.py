@@ -44,7 +44,7 @@ def store_setting(
             note(engine, operation, "workspace", details=details, con=con, always=name == "audit")
 
         access.transact(put)
-        # Still under the lease, so that two processes cannot write them in different orders.
+        # Still under the lock, so that two processes cannot write them in different orders.
         access.settle(engine.workspace_settings.reconcile)
 
     engine.exclusive(work)
@@ -106,7 +106,7 @@ class GuardRules:
         )
 
     def allow(self, *, keys: Iterable[str] = (), patterns: Iterable[str] = ()) -> None:
-        """Take rules away; one that is not there is passed over."""
+        """Remove rules; skip those that do not exist."""
         less = _rules(keys, patterns)
         self._set(
             lambda now: _without(now, less),
@@ -121,7 +121,7 @@ class GuardRules:
         allow_keys: Iterable[str] = (),
         allow_patterns: Iterable[str] = (),
     ) -> dict[str, list[str]]:
-        """Give the rules as they would be after `forbid` and then `allow`; changes nothing.
+        """Return the rules as they would be after `forbid` and then `allow`; changes nothing.
 
         Returns
         -------
@@ -137,7 +137,7 @@ class GuardRules:
         return as_setting(_without(_with(self._now(), more), less))
 
     def clear(self) -> None:
-        """Take all rules away."""
+        """Remove all rules."""
         self._set(lambda now: Guard(), {"allow": "everything"})
 
     def violations(self, value: Any, name: str = "value") -> list[Violation]:

@@ -545,7 +545,7 @@ class Audit:
         offset: int = 0,
         newest_first: bool = False,
     ) -> pl.DataFrame:
-        """Entries that fit all that is given, in their order.
+        """Return the entries that match all filters, oldest first.
 
         Parameters
         ----------
@@ -609,7 +609,7 @@ class Audit:
         Parameters
         ----------
         path : path
-            The file; for ``"jsonl"`` a folder, which gets one file a month, ``audit_YYYYMM.jsonl``.
+            The file; for ``"jsonl"`` a folder, which gets one file per month, ``audit_YYYYMM.jsonl``.
         format : {"json", "jsonl", "csv"}
         since, until : datetime, date or ISO 8601 text, optional
 
@@ -621,7 +621,7 @@ class Audit:
         Raises
         ------
         UnknownFormat
-            The nearest is named. Nothing was written.
+            The message names the nearest format. Nothing was written.
         InvalidInput, WriteFailed
         """
         engine = self._engine

@@ -192,7 +192,7 @@ def select(
     """
     if runs is None and files is None and evaluations is None and datasets is None:
         whole: dict[str, list[str] | None] = dict.fromkeys(ARCHIVED)
-        # What only a session holds is not somebody's yet. Nothing leaves that only the trash names.
+        # What only a session holds belongs to no pipeline yet. Nothing leaves that only the trash names.
         refs = _keys(con, "artifact_refs", f"owner_kind NOT IN ('session', 'trash') AND {_THERE}", {})
         blobs = _keys(con, "blobs", _BELONGS["blobs"], {"artifact_refs": refs})
         return whole | {"artifact_refs": refs, "blobs": blobs, "arrays": _keys(con, "arrays", _arrays(), {})}
@@ -519,4 +519,4 @@ class _Hashed:
 
 
 # Its old home: pickles name it.
-__getattr__ = imported_from(__name__, {"nirs_store.backup.incoming": ("RestoredArchive",)})
+__getattr__ = imported_from(__name__, {"nirs_store.backup.staging": ("RestoredArchive",)})

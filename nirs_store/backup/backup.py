@@ -90,7 +90,7 @@ def restore_backup(
 ) -> RestoredBackup:
     """Bring a backup back into an empty or new folder.
 
-    Everything is verified while it is copied into a folder beside, which takes its name when it is whole.
+    Everything is verified while it is copied into a folder next to it, which takes its name when it is whole.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def _fill(source: BackupFolder, manifest: Manifest, draft: Path, progress: Progr
         fsync_dir(each)
 
 
-# -- Making a backup: the catalog under the lease, then the blobs, then the manifest that makes it one.
+# -- Making a backup: the catalog under the lock, then the blobs, then the manifest that makes it one.
 
 
 # Files of people that no row names.
@@ -201,7 +201,7 @@ class Backup:
     size_bytes, n_blobs : int
         What a restore brings back.
     new_bytes, new_blobs : int
-        What this backup added to the folder, beside the catalog's copy. The bytes are also those of templates.
+        Files this backup added to the folder, apart from the catalog's copy. The bytes are also those of templates.
     parent_id : str or None
         The backup before.
     """
@@ -295,7 +295,7 @@ def _write(
             )
         shutil.copyfile(engine.layout.catalog, catalog)
         sync_file(catalog)
-        # Still under the lease: a gc that comes next sees the claims, and removes nothing while blobs are copied.
+        # Still under the lock: a gc that comes next sees the claims, and removes nothing while blobs are copied.
         tokens = {token for blob in found[0] for token in (blob.artifact_id, blob.path)}
         held.enter_context(engine.recorder.claiming(*tokens))
         return found
@@ -320,7 +320,7 @@ def _write(
             blobs=blobs,
             extras=extras,
             rows=rows,
-            # Templates of the library are copied as well, and are no blobs.
+            # Templates of the library are copied as well, and are not blobs.
             new_blobs=len(fresh.keys() & {blob.sha256 for blob in blobs}),
             new_bytes=sum(fresh.values()),
         )
@@ -467,7 +467,7 @@ def plan_prune(folder: BackupFolder, keep_last: int | None, age: timedelta | Non
     keep = [each for each in found if each.backup_id not in gone]
     needed = {file.sha256 for each in keep for file in each.files}
     blobs = {path.name: path.stat().st_size for path in (folder.root / "blobs").glob("*/*") if path.is_file()}
-    # A backup whose manifest cannot be read may need any of them, and its manifest may be mended yet.
+    # A backup whose manifest cannot be read may need any of them, and its manifest may be repaired yet.
     unused = sorted(blobs.keys() - needed) if remove and folder.is_whole else []
     freed = sum(blobs[name] for name in unused) + sum(each.catalog.size for each in remove)
     return PrunePlan(tuple(sorted(gone)), tuple(each.backup_id for each in keep), tuple(unused), freed)
@@ -475,7 +475,7 @@ def plan_prune(folder: BackupFolder, keep_last: int | None, age: timedelta | Non
 
 def carry_out(folder: BackupFolder, plan: PrunePlan) -> None:
     """Remove what a plan says."""
-    # The manifest first: what is removed by halves is no backup any more, and the next call knows to finish it.
+    # The manifest first: a half-removed folder is not a backup any more, and the next call knows to finish it.
     for backup_id in plan.remove:
         with contextlib.suppress(FileNotFoundError):
             move_file(folder.manifest(backup_id), folder.unfinished(backup_id))
@@ -533,7 +533,7 @@ class Backups:
     ) -> Backup | None:
         """Make a backup, and verify it.
 
-        Others record and ask meanwhile; only the copy of the catalog takes the lease.
+        Other processes keep recording and querying; only the copy of the catalog takes the lock.
 
         Parameters
         ----------
@@ -573,7 +573,7 @@ class Backups:
         return made
 
     def plan(self, target: str | Path, *, if_older_than: timedelta | float | str | None = None) -> BackupPlan:
-        """Look what `create` would copy beside the catalog; writes nothing.
+        """List what `create` would copy besides the catalog; write nothing.
 
         Raises
         ------

@@ -2,7 +2,7 @@
 
 A tar (gzip or zstd) or a zip file: first ``manifest.json``, which names every other member with its size and
 SHA-256, then ``tables/<name>.arrow`` and ``blobs/<sha256>``. Nothing else may be in it, nothing is ever
-extracted by a name that stands in it, and nothing is decompressed beyond what the manifest says.
+extracted by a name that is in it, and nothing is decompressed beyond what the manifest says.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def format_of(path: Path) -> str:
         if path.name.lower().endswith(f".{each}"):
             return each
     raise InvalidInput(
-        f"path: the ending says the format, one of {', '.join(f'.{each}' for each in FORMATS)}; found {path.name!r}. "
+        f"path: the extension of {path.name!r} is not supported; use .{', .'.join(FORMATS[:-1])} or .{FORMATS[-1]}. "
         "Nothing was written."
     )
 

@@ -26,13 +26,13 @@ _PLACES = (False, True, False)
 
 
 class BlobStat(NamedTuple):
-    """What is known of an object without reading it."""
+    """The facts about an object that need no reading."""
 
     size: int
     modified: float
     """Seconds since 1970."""
     state: Hashable
-    """Differs from that of any other content the key ever had; None where nobody can say, as behind a link."""
+    """Differs from that of any other content the key ever had; None where that cannot be known, as behind a link."""
 
 
 class BlobBackend(Protocol):
@@ -66,7 +66,7 @@ class BlobBackend(Protocol):
         """Look at an object; None when it is not there."""
 
     def list(self, prefix: str, /, *, trashed: bool = False) -> Iterator[str]:
-        """Give the keys that begin with a prefix, in no order; what comes or goes meanwhile may be missed.
+        """Return the keys that begin with a prefix, in no order; what comes or goes meanwhile may be missed.
 
         The prefix begins with a folder, as `BLOBS` does; in the trash it may be empty.
         """
@@ -87,13 +87,13 @@ class BlobBackend(Protocol):
         """Delete objects in the trash for good; give how many were there, and their bytes."""
 
     def path(self, key: str, /, *, trashed: bool = False) -> Path:
-        """Give a local file with the bytes of an object, to be mapped or copied: itself, or a copy of it."""
+        """Return a local file with the bytes of an object, to be mapped or copied: itself, or a copy of it."""
 
     def address(self, key: str, /) -> str:
         """Say in words of the backend where an object is, for messages."""
 
     def strays(self) -> Sequence[str]:
-        """Name what lies among the blobs or in the trash and is no object."""
+        """Name what lies among the blobs or in the trash and is not an object."""
 
 
 def stat_blob(backend: BlobBackend, key: str) -> BlobStat | None:

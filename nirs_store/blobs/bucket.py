@@ -212,7 +212,7 @@ def _connect(place: Place) -> ObjectStore:
         ) from None
     given = dict(place.options)
     client: dict[str, Any] = dict(_TIMES)
-    # What is worth another try is tried again above, where the waiting can be interrupted.
+    # An error worth another try is tried again above, where the waiting can be interrupted.
     common: dict[str, Any] = {
         "prefix": place.prefix or None,
         "client_options": client,

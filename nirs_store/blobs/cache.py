@@ -48,7 +48,7 @@ class ByteLRU(Generic[K, V]):
     def get(self, key: K, default: D) -> V | D: ...
 
     def get(self, key: K, default: D | None = None) -> V | D | None:
-        """Give the value of `key`, or `default`; a value None that was put is found like any other."""
+        """Return the value of `key`, or `default`; a value None that was put is found like any other."""
         with self._lock:
             found = self._entries.get(key)
             if found is None:

@@ -334,7 +334,7 @@ def check_code(code: Any, what: str, *, strict: bool = False, stacklevel: int = 
 
 
 def _read_description(code: Any) -> dict[str, Any]:
-    """Return a description as far as it is one; a bundle of somebody else may hold anything."""
+    """Return a description as far as it is one; a bundle from elsewhere may hold anything."""
     parts = code if isinstance(code, Mapping) else {}
     entries = {
         part: {

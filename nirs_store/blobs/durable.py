@@ -1,11 +1,11 @@
 """The one durable write, used for everything that this library puts on a disk.
 
 The order is what makes it safe: a temporary file on the same file system is made (read-only if asked), written
-and synced; only then is it renamed over the target, and the folder that now lists it is synced. Whoever looks
+and synced; only then is it renamed over the target, and the folder that now lists it is synced. A process that looks
 sees the old content or the new one, never a part, and after the return a power loss takes nothing back.
 """
 
-# Plain system calls on purpose: what the safety rests on stands here in order, and tests inject faults there.
+# Plain system calls on purpose: the calls that safety rests on are here in order, and tests inject faults there.
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def write_file(
             rename_if_absent(temporary, path)
         fsync_dir(path.parent)
     except NirsStoreError:
-        # Whoever gives the pieces found something wrong with them, and has said so.
+        # The caller found something wrong with the pieces, and has raised it.
         _discard(temporary)
         raise
     except OSError as exc:
@@ -125,7 +125,7 @@ def fsync_dir(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as exc:
-        # Some network file systems know no sync of a folder; there is nothing more to be had from them.
+        # Some network file systems know no sync of a folder; they offer nothing more.
         if exc.errno not in _FOLDER_SYNC_UNKNOWN:
             raise
     finally:
@@ -238,7 +238,7 @@ def _remove_counted(paths: Sequence[Path]) -> list[int]:
 
 
 def _write_all(temporary: Path, data: Buffer | Iterable[Buffer], mode: int, folder: Path) -> None:
-    # The mode holds for whoever opens the file later, not for this descriptor.
+    # The mode holds for processes that open the file later, not for this descriptor.
     descriptor = os.open(temporary, _CREATE, mode)
     try:
         share(descriptor, folder)
@@ -356,7 +356,7 @@ class Draft:
         """Do nothing: every piece is written at once."""
 
     def tell(self) -> int:
-        """Give the bytes written."""
+        """Return the bytes written."""
         return self.size
 
     def write(self, piece: Buffer) -> int:

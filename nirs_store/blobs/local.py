@@ -139,15 +139,15 @@ class LocalFolder:
         return there + sorted(f"{trash}/{name}" for name, ours in self._trashed() if not ours)
 
     def path(self, key: str, /, *, trashed: bool = False) -> Path:
-        """Give the path of a file, there or not."""
+        """Return the path of a file, there or not."""
         return self._trash / aside_name(key) if trashed else blob_inside(self._root, key)
 
     def address(self, key: str, /) -> str:
-        """Give the path of a file as text."""
+        """Return the path of a file as text."""
         return str(self._root / key)
 
     def _place(self, key: str, *, trashed: bool = False) -> Path:
-        """Give the path of a file that is not followed if it is a link: its folder is looked at once."""
+        """Return the path of a file that is not followed if it is a link: its folder is looked at once."""
         if trashed or _OWN.fullmatch(key) is None:
             return self.path(key, trashed=trashed)
         folder = key.rpartition("/")[0]
@@ -165,7 +165,7 @@ class LocalFolder:
             try:
                 entries = list(os.scandir(folder))
             except OSError:
-                continue  # it is gone, or nobody's to read
+                continue  # it is gone, or may not be read
             for entry in entries:
                 key = f"{inside}/{entry.name}" if inside else entry.name
                 if entry.is_dir(follow_symlinks=False):

@@ -70,7 +70,7 @@ def _find_kind(name: str, module: Any) -> Kind:
         return "installed"
     file, spec = getattr(module, "__file__", None), getattr(module, "__spec__", None)
     if file is None:
-        # Frozen modules and namespace packages have a spec; what somebody put into sys.modules has none.
+        # Frozen modules and namespace packages have a spec; what a program put into sys.modules has none.
         return "installed" if spec is not None else "value"
     real = os.path.realpath(file)
     parts = Path(real).parts
@@ -247,7 +247,7 @@ def _code_digest(code: types.CodeType) -> str:
     digest.update(repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)).encode())
     digest.update(repr((code.co_argcount, code.co_kwonlyargcount, code.co_posonlyargcount)).encode())
     for place, each in enumerate(code.co_consts):
-        # The first constant of a function is its docstring, or is used where it is no docstring as well.
+        # The first constant of a function is its docstring, or is also used where it is not a docstring.
         text = place == 0 and isinstance(each, str) and 0 not in _constants_used(code)
         digest.update(f"\0{'' if text else _constant(each)}".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

@@ -434,7 +434,7 @@ class ObjectBlobs:
             if name is None or meta is None:
                 self.look_at_owner(again=True)
                 if name != self._name(key, trashed=trashed):
-                    continue  # a gc set it aside, or brought it back, in between
+                    continue  # a gc moved it to the trash, or back, in between
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.address(key))
             if own and not fresh and (file := self._copies.find(own[1], meta["size"])) is not None:
                 return file, meta, own[1]

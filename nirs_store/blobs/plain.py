@@ -1,7 +1,7 @@
 """Opening files in a folder that others may write to: regular files only, and never out of the folder.
 
 A workspace may come from a stranger, or lie where a whole group may write. A link in the place of a file would send
-what is written there to a file of the user's; a pipe would keep whoever opens it waiting for ever.
+what is written there to a file of the user's; a pipe would make the reader wait for ever.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterable
-from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,7 +27,7 @@ import msgspec
 from nirs_store.blobs.code import PROTOCOL, dump, reliance
 from nirs_store.blobs.trusted import TRUSTED_GROUP, WORKSPACE_TYPES, always_trusted
 from nirs_store.errors import InvalidInput, SerializationError, UnknownFormat, did_you_mean
-from nirs_store.lazy import hold_while_forking, with_room
+from nirs_store.lazy import hold_while_forking
 
 __all__ = [
     "Format",
@@ -104,7 +103,7 @@ def loads_skops(data: bytes, trusted: Iterable[str] = ()) -> Any:
 
 
 def untrusted_types(data: bytes, trusted: Iterable[str] = ()) -> list[str]:
-    """List the types of a payload that nobody trusts; nothing of it is constructed or imported."""
+    """List the types of a payload that are not trusted; nothing of it is constructed or imported."""
     import skops.io
 
     accepted = {*installed_trusted_types(), *trusted}
@@ -279,8 +278,7 @@ class Format(msgspec.Struct, frozen=True):
             The bytes are not of this format, or name a class that cannot be imported here.
         """
         try:
-            # The first object of a library is what imports it.
-            loaded = with_room(partial(self.decode, data))
+            loaded = self.decode(data)
         except (MemoryError, SerializationError):
             raise
         except Exception as exc:

@@ -49,14 +49,14 @@ _SUFFIX = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
 def check_hash(digest: str) -> str:
-    """Give `digest` back if it is a SHA-256 in lower-case hexadecimal."""
+    """Return `digest` if it is a SHA-256 in lower-case hexadecimal."""
     if _HASH.fullmatch(str(digest)) is None:
         raise InvalidInput(f"{digest!r} is not a SHA-256: 64 lower-case hexadecimal digits were expected.")
     return digest
 
 
 def check_suffix(suffix: str) -> str:
-    """Give a file name ending without its dot."""
+    """Return a file name ending without its dot."""
     bare = suffix.removeprefix(".")
     if _SUFFIX.fullmatch(bare) is None:
         raise InvalidInput(
@@ -78,7 +78,7 @@ def is_blob_key(key: str) -> bool:
 
 
 def token_of(key: str) -> tuple[str, int]:
-    """Give what is claimed of a key, its hash, and its generation; a name of the user's own is claimed as it is."""
+    """Return what is claimed of a key, its hash, and its generation; a name of the user's own is claimed as it is."""
     name = key.rpartition("/")[2]
     found = _STEM.match(name)
     if found is None or key != f"{BLOBS}{found[1][:2]}/{name}":
@@ -140,7 +140,7 @@ class BackgroundWriter:
             self._check_open()
             if not self._retry_known(key):
                 self._make_room(len(data))
-                # The room was waited for without the lock: somebody may have brought the same file meanwhile.
+                # The room was waited for without the lock: another thread may have brought the same file meanwhile.
                 if not self._retry_known(key):
                     entry = _Write(key, digest, data)
                     self._pending[key] = entry
@@ -402,7 +402,7 @@ class BlobStore:
             self._remember_put(key, digest)
 
     def _remember_put(self, key: str, digest: str) -> None:
-        # A gc may set it aside in this moment; being claimed, it comes back, and is then looked at again.
+        # A gc may move it to the trash at this moment; being claimed, it comes back, and is then looked at again.
         found = self.backend.stat(key)
         if found is not None:
             self._remember(key, digest, found.state)
@@ -467,7 +467,7 @@ class BlobStore:
         return found.size
 
     def path_of(self, key: str, verified_hash: str | None = None) -> Path:
-        """Give a local file with the bytes of a blob, compared with a hash now or before in this process."""
+        """Return a local file with the bytes of a blob, compared with a hash now or before in this process."""
         trashed = not self.exists(key)
         if trashed and self.backend.stat(key, trashed=True) is None:
             if self.backend.stat(key) is None:
@@ -476,14 +476,14 @@ class BlobStore:
         if verified_hash is not None:
             found = self.backend.stat(key, trashed=trashed)
             if found is None or not self._knows(key, verified_hash, found.state):
-                # What is given may be a local copy, and then it is that which counts.
+                # The caller may pass a local copy, and then that copy counts.
                 self._verify(key, verified_hash, fresh=False)
         return self.backend.path(key, trashed=trashed)
 
     def exists(self, key: str) -> bool:
         """Tell whether a blob is in its own place, so that a caller who has claimed it may refer to it.
 
-        One that was set aside does not count: the gc that moved it may have read the claims before. It is
+        One in the trash does not count: the gc that moved it may have read the claims before. It is
         given a second to come back.
         """
         self._writer.wait_for_file(key)

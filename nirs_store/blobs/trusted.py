@@ -113,7 +113,7 @@ CHEMOTOOLS: frozenset[str] = frozenset(
 _BUNCH = "sklearn.utils._bunch.Bunch"
 
 #: Types that skops does not trust, or that a bundle has to be trusted with, and that a workspace loads from
-#: blobs of its own: those come from an object that lived here, or from an import that somebody allowed.
+#: blobs of its own: those come from an object that lived here, or from an import that a user allowed.
 WORKSPACE_TYPES: frozenset[str] = frozenset(
     {
         "numpy.dtype",
@@ -206,7 +206,7 @@ def always_trusted() -> frozenset[str]:
 
 
 def configuration_file() -> Path:
-    """Give the file in which a user names trusted types, one a line; it need not exist.
+    """Return the file in which a user names trusted types, one per line; it need not exist.
 
     ``nirs-store/trusted-types.txt`` in the folder for configuration of the operating system
     (``XDG_CONFIG_HOME`` or ``~/.config``, ``~/Library/Application Support``, ``%APPDATA%``).

@@ -1,4 +1,4 @@
-"""The card of a bundle: what a person should know before using somebody else's model, as Markdown."""
+"""The card of a bundle: what a person should know before using another person's model, as Markdown."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def seeds(steps: Any) -> list[str]:
     return list(found)
 
 
-# -- The card of a bundle: what a person should know before using somebody else's model, as Markdown.
+# -- The card of a bundle: what a person should know before using another person's model, as Markdown.
 
 
 _LONGEST = 64 << 10
@@ -270,7 +270,7 @@ def _table(rows: Iterable[tuple[str, Any]]) -> list[str]:
 
 
 def _listed(value: Any) -> list[str]:
-    # Of an imported model, what stands here was written by a stranger.
+    # Of an imported model, this text was written by a stranger.
     return [str(item) for item in value] if isinstance(value, list | tuple) else []
 
 

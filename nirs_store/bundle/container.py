@@ -1,6 +1,6 @@
 """What an archive must look like before a single byte of it is decompressed.
 
-A ZIP file is a list of promises (the central directory) at the end of a file that somebody else made.
+A ZIP file is a list of promises (the central directory) at the end of a file that a stranger made.
 `check_archive` reads the promises only: how many members, their names, sizes, places and modes. `Members`
 then reads them, counting what really comes out. Nothing here ever joins a member's name to a path.
 """
@@ -43,7 +43,7 @@ _MODE = 0o100644
 
 
 def stored_archive(members: Sequence[Entry]) -> Iterator[bytes]:
-    """Give the pieces of a ZIP file, in order."""
+    """Return the pieces of a ZIP file, in order."""
     directory, place = [], 0
     for name, data in members:
         encoded = name.encode("ascii")
@@ -69,7 +69,7 @@ _METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _PATCH = 0x20
 
-# The exact names that this library gives to members; everything else is somebody else's.
+# The exact names that this library gives to members; everything else is not ours.
 _OWN_NAMES = re.compile(
     r"manifest\.json|nirs_store\.json|pipeline\.json|chain\.json|fold_weights\.json|trace\.json"
     r"|train_pipeline\.json|card\.md"
@@ -144,7 +144,7 @@ class Members:
         return list(self._infos)
 
     def size(self, name: str) -> int:
-        """Give the size that the directory promises for a member, in bytes."""
+        """Return the size that the directory promises for a member, in bytes."""
         return self._infos[name].file_size
 
     def read(self, name: str, limit: int | None = None) -> bytes:
@@ -268,7 +268,7 @@ def _check_end(stream: BinaryIO, path: Path, limits: Limits) -> tuple[int, int]:
 
 
 def _check_name(path: Path, info: zipfile.ZipInfo, limits: Limits) -> None:
-    name = info.orig_filename  # as it stands in the file; the other one is already mended for this system
+    name = info.orig_filename  # as it is in the file; the other one is already adapted to this system
     parts = name.split("/")
     if (
         not name.isprintable()
@@ -367,7 +367,7 @@ def difference(found: NDArray[Any], expected: NDArray[Any]) -> str:
 def unpacked(
     parts: Sequence[NDArray[Any]], grids: Sequence[NDArray[Any]], sources: Sequence[int]
 ) -> tuple[Any, Any]:
-    """Give the arrays of a probe as `predict` takes them: spectra, and wavelengths or None."""
+    """Return the arrays of a probe as `predict` takes them: spectra, and wavelengths or None."""
     X = parts[0] if len(parts) == 1 else dict(zip(sources, parts, strict=False))
     if not grids:
         return X, None
@@ -474,7 +474,7 @@ def clean(value: Any) -> Any:
 
 
 def _depth(data: bytes) -> tuple[int, int]:
-    """Count nesting without recursion, and texts and brackets; brackets inside strings are no depth."""
+    """Count nesting without recursion, and texts and brackets; brackets inside strings do not count."""
     depth = deepest = tokens = 0
     for token in _TOKENS.finditer(data):
         tokens += 1

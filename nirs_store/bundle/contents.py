@@ -22,8 +22,8 @@ from nirs_store.bundle.container import (
     is_own_name,
     parse_object,
 )
-from nirs_store.bundle.foreign import DESCRIPTIONS, Outline, outline
 from nirs_store.bundle.manifest import CARD, MANIFEST, RECORD, BundleRecord, Manifest, parse_record
+from nirs_store.bundle.nirs4all import DESCRIPTIONS, Outline, outline
 from nirs_store.bundle.trust import PickleListing, list_pickle, merge_listings
 from nirs_store.errors import BundleInvalid, BundleMissing
 from nirs_store.ids import sha256_hex
@@ -57,7 +57,7 @@ class Contents:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was rearranged in the export, or found strange in the reading."""
+        """Notes: what the export rearranged, or what looked strange when reading."""
         if self.record is not None:
             return self.record.version_1_0.notes
         return tuple(self.outline.notes) if self.outline else ()
@@ -195,7 +195,7 @@ def _check_integrity(
 ) -> None:
     """Compare a foreign bundle with the hashes that its manifest promises."""
     promised = manifest.integrity
-    # In version 1.0 the names of the members alone say which steps there are: one that is gone is missed by nobody.
+    # In version 1.0 the names of the members alone say which steps there are: nothing misses one that is gone.
     if missing := sorted(promised.keys() - set(there)):
         raise BundleInvalid(
             f"{path}: the member {missing[0]!r}, which its manifest promises, is missing ({len(missing)} of "

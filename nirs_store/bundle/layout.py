@@ -58,7 +58,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Layout:
-    """What is written."""
+    """The kinds of members that are written."""
 
     steps: tuple[Step, ...]
     models: Mapping[str | None, Part]
@@ -132,7 +132,7 @@ def _express(plan: ReplayPlan, bench: Workbench, peek: Callable[[str], bytes]) -
         models = {member.fold: _whole_regressor(plan, member, bench) for member in plan.members}
         if any(isinstance(model, Made) for model in models.values()):
             notes.append(
-                "Steps that each fold fitted for itself travel with its model, as one estimator a fold."
+                "Steps that each fold fitted for itself travel with its model, as one estimator per fold."
             )
     weights = _weights(plan) if len(models) > 1 else None
     stages = _joined(map(_step, first.stages[: plan.n_shared]))
@@ -148,7 +148,7 @@ def _target_steps(targets: Sequence[Operator]) -> list[Step]:
 
 
 def _joined(steps: Iterable[Step]) -> list[Step]:
-    """Join neighbours of one number, whose objects act one after the other."""
+    """Join neighbors of one number, whose objects act one after the other."""
     found: list[Step] = []
     for step in steps:
         last = found[-1] if found else None
@@ -160,7 +160,7 @@ def _joined(steps: Iterable[Step]) -> list[Step]:
 
 
 def _one_target(targets: Sequence[Operator], bench: Workbench, notes: list[str]) -> list[Step]:
-    """Give the target steps; several become one, because other readers may undo them in another order."""
+    """Return the target steps; several become one, because other readers may undo them in another order."""
     if len(targets) < 2:
         return _target_steps(targets)
     if any(bench.open(target)[1].one_d_targets for target in targets):
@@ -202,7 +202,7 @@ def _classifies(plan: ReplayPlan, bench: Workbench, peek: Callable[[str], bytes]
 
 
 def _is_regressor(data: bytes) -> bool:
-    """Whether a pickle makes an object of one of scikit-learn's regressors: that stands in its first bytes."""
+    """Whether a pickle makes an object of one of scikit-learn's regressors: its first bytes tell."""
     begun = _NEW_OBJECT.match(data)
     if begun is None or [len(begun[2]), len(begun[4])] != [begun[1][0], begun[3][0]]:
         return False
@@ -315,8 +315,8 @@ def average_probabilities(
     from sklearn.utils import Bunch
 
     if not all(np.array_equal(known, own) for own in classes):
-        # A label that a fold never saw has no column there, which VotingClassifier cannot take. What is made in
-        # its place gives labels only.
+        # A label that a fold never saw has no column there, which VotingClassifier cannot take. Its
+        # replacement gives labels only.
         shares = [1.0] * len(models) if weights is None else list(weights)
         blocks = [
             share * (known[:, np.newaxis] == own[np.newaxis, :]).astype(np.float64)
@@ -358,7 +358,7 @@ def _largest_sum(columns: Sequence[Any], shares: Array, known: Array) -> Any:
     from sklearn.pipeline import FeatureUnion
     from sklearn.svm import LinearSVC
 
-    # Linear, and without a predict_proba: a sum of votes is no probability.
+    # Linear, and without a predict_proba: a sum of votes is not a probability.
     chooser = LinearSVC()
     if len(known) > 2:
         chooser.coef_ = shares

@@ -202,7 +202,7 @@ def parse_record(data: bytes, where: str | Path) -> BundleRecord:
         )
     try:
         record = msgspec.convert(found, BundleRecord)
-        # The chain stays a dict, as every other room takes it; its shape is checked all the same.
+        # The chain stays a dict, as every other room takes it; its shape is still checked.
         msgspec.convert(record.chain, Chain)
     except msgspec.ValidationError as exc:
         raise BundleInvalid(
@@ -212,7 +212,7 @@ def parse_record(data: bytes, where: str | Path) -> BundleRecord:
 
 
 def stated(record: BundleRecord | None, name: str) -> dict[str, Any]:
-    """Return what the writer said of environment, scores, units or facts; nobody has checked that."""
+    """Return what the writer said of environment, scores, units or facts; that is unchecked."""
     return dict(getattr(record, name)) if record else {}
 
 
@@ -227,12 +227,12 @@ def dump_record(record: BundleRecord) -> bytes:
 
 
 def library_version() -> str:
-    """Give the version of this library, or ``"0"`` where it runs from a folder that was never installed."""
+    """Return the version of this library, or ``"0"`` where it runs from a folder that was never installed."""
     return _version("nirs-store") or "0"
 
 
 def read_environment() -> dict[str, str]:
-    """Give the versions that decide whether a pickle written here opens elsewhere."""
+    """Return the versions that decide whether a pickle written here opens elsewhere."""
     found = {"python": platform.python_version(), "nirs_store": library_version()}
     return found | {package: known for package in _PACKAGES if (known := _version(package)) is not None}
 

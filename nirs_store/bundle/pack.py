@@ -64,24 +64,24 @@ class ChainSource(Protocol):
     """
 
     def get_chain(self, chain_id: str) -> dict[str, Any] | None:
-        """Give a stored chain, or None when there is none of that id."""
+        """Return a stored chain, or None when there is none of that id."""
         ...
 
     def get_artifact(self, artifact_id: str) -> dict[str, Any] | None:
-        """Give the record of an artifact (at least its ``format`` and ``operator_class``), or None."""
+        """Return the record of an artifact (at least its ``format`` and ``operator_class``), or None."""
         ...
 
     def read_artifact(self, artifact_id: str) -> bytes:
-        """Give the stored bytes of an artifact after their hash was verified."""
+        """Return the stored bytes of an artifact after their hash was verified."""
         ...
 
 
 @runtime_checkable
 class HashingSource(ChainSource, Protocol):
-    """One that says which hash it has found the bytes to have, so that nobody needs to hash them again."""
+    """One that says which hash it has found the bytes to have, so that they need not be hashed again."""
 
     def read_hashed(self, artifact_id: str) -> tuple[bytes, str]:
-        """Give the bytes as `read_artifact` does, and their SHA-256."""
+        """Return the bytes as `read_artifact` does, and their SHA-256."""
         # It was computed in this process, of the same unchanged file.
         ...
 
@@ -136,7 +136,7 @@ class Blobs:
         return self._travelling[artifact_id]
 
     def load(self, artifact_id: str) -> Any:
-        """Give the object itself, loaded from the bytes that travel."""
+        """Return the object itself, loaded from the bytes that travel."""
         if artifact_id not in self._objects:
             self._objects[artifact_id] = get_serializer("joblib").loads(self.travelling(artifact_id)[0])
         return self._objects[artifact_id]
@@ -157,7 +157,7 @@ class Payload:
 
 @dataclass
 class Package:
-    """What is written, in the order in which it is written."""
+    """The members to write, in that order."""
 
     chain: dict[str, Any]
     payloads: list[Payload]
@@ -386,7 +386,7 @@ def _pack(
     model |= {"step_idx": model_index, "operator_type": MODEL}
     fold_artifacts: dict[str, str] = {}
     for fold, part in layout.models.items():
-        # A model that stands alone is called final as well: so every reader finds it and uses nothing else.
+        # A single model is called final as well: so every reader finds it and uses nothing else.
         number = None if fold is None else fold_number(fold)
         name = f"artifacts/step_{model_index}_fold{'final' if number is None else number}.joblib"
         digest = packing.add(part, name, "model")

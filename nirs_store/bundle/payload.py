@@ -1,7 +1,7 @@
 """What a skops payload is made of, found out without importing or constructing anything of it.
 
 skops' own audit answers which types a payload names. It reads the payload with few limits, though, knows kinds of
-nodes that call what the payload names, and does not look at what stands where. Here the payload is an archive of stored
+nodes that call what the payload names, and does not look at what is where. Here the payload is an archive of stored
 members, its schema is strict JSON of bounded depth, each array's header fits its length, only kinds of nodes are known
 that fitted estimators are made of, and each attribute holds what the list of `positions` says.
 """
@@ -82,7 +82,7 @@ _KEYS = frozenset({"builtins.str", "builtins.int", "builtins.float", "builtins.b
 
 @dataclass
 class Audit:
-    """What was found in a payload."""
+    """The findings about a payload."""
 
     types: set[str] = field(default_factory=set)
     needs: set[str] = field(default_factory=set)
@@ -106,7 +106,7 @@ def audit_payload(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> A
     walk = _Walk(where, {name: sha256_hex(content) for name, content in held.items()})
     try:
         walk.visit(schema)
-        if not walk.audit.refused:  # else whoever asked refuses it, whatever else it holds
+        if not walk.audit.refused:  # else the caller refuses it, whatever else it holds
             walk.check_positions(schema, _arrays(held, walk.files, where))
     except RecursionError:
         raise _invalid(where, "its nodes are nested too deeply") from None
@@ -141,7 +141,7 @@ def untrusted(names: Iterable[str], trusted: Collection[str] = ()) -> list[str]:
 
 
 def refuse_untrusted(unknown: Collection[str], where: object) -> None:
-    """Raise if there are types that nobody trusts."""
+    """Raise if there are types that are not trusted."""
     if unknown:
         names = ", ".join(sorted(unknown))
         raise UntrustedBundle(
@@ -169,7 +169,7 @@ def load_payload(data: bytes, accepted: Collection[str]) -> Any:
 def without_searches(value: Any) -> tuple[Any, list[str]]:
     """Put in place of every fitted search the estimator that it found and predicts with."""
     module = sys.modules.get("sklearn.model_selection._search")
-    if module is None:  # nobody can have fitted one
+    if module is None:  # it cannot have been fitted
         return value, []
     names: list[str] = []
     while found := list(_searches(value, module.BaseSearchCV)):
@@ -247,7 +247,7 @@ def skops_payload(value: Any, where: str, notes: list[str] | None = None) -> byt
     return data
 
 
-# -- What each node is made of, and what stands where.
+# -- What each node is made of, and what is where.
 
 
 def _check_protocol(schema: dict[str, Any], where: str) -> None:
@@ -430,7 +430,7 @@ class _Walk:
             raise self._bad("a value is not plain")
         return text
 
-    # -- What stands where.
+    # -- What is where.
 
     def check_positions(self, root: Mapping[str, Any], arrays: Arrays) -> None:
         """Compare every attribute of an accepted class with the list."""
@@ -447,7 +447,7 @@ class _Walk:
             name = name_of(node)
             kinds = kinds_of(name)
             if kinds is None:
-                continue  # whoever trusts a class by name trusts what it keeps
+                continue  # a user who trusts a class by name trusts what it keeps
             state = node.get("content")
             if (
                 not isinstance(state, dict)

@@ -8,7 +8,7 @@ kind is a text: alternatives between ``|``, each one of
 - ``[kind]`` a list, ``{kind}`` a dict with such values, ``(kind, kind)`` a tuple, ``(kind...)`` one of any length;
 - ``<name>`` an object of a class listed under "parts".
 
-What is matched is the tree of a payload (``schema.json`` of skops), so nothing is imported or made.
+The tree of a payload is matched (``schema.json`` of skops), so nothing is imported or made.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Arrays = Mapping[str, tuple[str, tuple[int, ...], Any]]
 
 
 def _words(text: str, *modules: str) -> frozenset[str]:
-    """Give the full names of words in modules."""
+    """Return the full names of words in modules."""
     return frozenset(f"{module}.{word}" for module in modules for word in text.split())
 
 
@@ -112,7 +112,7 @@ def is_part(name: str) -> bool:
 
 
 def kinds_of(name: str) -> Mapping[str, str] | None:
-    """Give the attributes of a class and their kinds, or None for a class that is not listed."""
+    """Return the attributes of a class and their kinds, or None for a class that is not listed."""
     short, file = _short(name), _accepted()
     if short is None or (names := file.classes.get(short, file.parts.get(short))) is None:
         return None
@@ -371,12 +371,12 @@ def _is_json(node: Any, value: Any) -> bool:
 
 
 def name_of(node: Node) -> str:
-    """Give the full name of what a node makes."""
+    """Return the full name of what a node makes."""
     return f"{node['__module__']}.{node['__class__']}"
 
 
 def value_of(node: Node) -> Any:
-    """Give the value of a node of plain JSON."""
+    """Return the value of a node of plain JSON."""
     return json.loads(node["content"])
 
 

@@ -17,8 +17,8 @@ from nirs_store.blobs.serializers import with_version
 from nirs_store.bundle.card import readable
 from nirs_store.bundle.container import DEFAULT_LIMITS, Limits, difference, read_npy, unpacked
 from nirs_store.bundle.contents import Contents, read_contents
-from nirs_store.bundle.foreign import make_chain
 from nirs_store.bundle.manifest import BundleRecord, Manifest, chain_from_json, stated, written_by
+from nirs_store.bundle.nirs4all import make_chain
 from nirs_store.bundle.payload import Audit, audit_payload, load_payload, refuse_untrusted, untrusted
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.chains.plan import ReplayPlan
@@ -58,9 +58,9 @@ class Inspection:
     members : tuple of (str, int)
         Every member of the archive with its size in bytes.
     environment, scores, units, facts : dict
-        What its writer stated; nobody has checked that.
+        Facts that its writer stated, unchecked.
     notes : tuple of str
-        What was rearranged in the export, or found strange in the reading.
+        Notes: what the export rearranged, or what looked strange when reading.
     card : str or None
         Its card.
     """
@@ -229,7 +229,7 @@ def load_bundle(
         who made it.
     trusted_types : iterable of str
         Fully qualified names of further types that a bundle without pickles may hold, for this call. Tree
-        ensembles, support vector machines and nearest neighbours need it; the error names what is missing. Types
+        ensembles, support vector machines and nearest neighbors need it; the error names what is missing. Types
         for every call are written into the file that `nirs_store.blobs.trusted.configuration_file` gives.
     limits : Limits
         How large it may be.
@@ -245,7 +245,7 @@ def load_bundle(
     Raises
     ------
     UntrustedBundle
-        It holds pickles and `allow_pickle` is False, or types that nobody trusts. The message lists them.
+        It holds pickles and `allow_pickle` is False, or types that are not trusted. The message lists them.
     BundleInvalid
         Not a bundle; damaged, incomplete or contradictory; an object cannot be loaded here; or the chain does
         not predict the numbers that the bundle says it should.
@@ -323,7 +323,7 @@ def _no_domain(contents: Contents, exc: Exception) -> BundleInvalid:
 class Bundle(ChainPredictor):
     """A chain out of a bundle: a fitted scikit-learn estimator. Made by `load_bundle`.
 
-    What it can do beside predicting is described for its base class, `ChainPredictor`.
+    Its base class describes what it can do besides predicting, `ChainPredictor`.
 
     Attributes
     ----------
@@ -336,7 +336,7 @@ class Bundle(ChainPredictor):
     chain : dict
         The chain as ``store.get_chain`` gives one; artifact ids are the SHA-256 of the members.
     notes : tuple of str
-        What was rearranged in the export, or found strange in the reading.
+        Notes: what the export rearranged, or what looked strange when reading.
     """
 
     _title = "Bundle"
@@ -361,7 +361,7 @@ class Bundle(ChainPredictor):
             raise BundleInvalid(f"{self.path} has a scope that cannot be read ({error})") from error
 
     def object_of(self, artifact_id: str) -> Any:
-        """Give a fitted object of the chain by its id; it is shared, so do not change it."""
+        """Return a fitted object of the chain by its id; it is shared, so do not change it."""
         return self._loaded[artifact_id]
 
     @property
@@ -376,7 +376,7 @@ class Bundle(ChainPredictor):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the writer stated beside: ``calibration`` is the name and version, such as ``fat@v3``."""
+        """Other facts that the writer stated: ``calibration`` is the name and version, such as ``fat@v3``."""
         return stated(self.record, "facts")
 
     @property

@@ -98,7 +98,7 @@ def _script(package: Package, file_name: str) -> str:
     text = text.replace("OBJECTS: dict[str, str] = {}", f"OBJECTS: dict[str, str] = {{\n{encoded}}}", 1)
     if package.domain is not None:
         text = text.replace('DOMAIN = ""', f'DOMAIN = """\n{_base64(package.domain)}\n"""', 1)
-    # JSON has no three quotes in a row: one inside a string stands behind a backslash, also in a raw string.
+    # JSON has no three quotes in a row: one inside a string follows a backslash, also in a raw string.
     return text.replace('json.loads(r"""{}""")', f'json.loads(r"""\n{described}\n""")', 1)
 
 

@@ -10,7 +10,7 @@ enough (@ENVIRONMENT@).
 or from Python: ``predict = runpy.run_path("@FILE@")["predict"]``, then ``predict(X)``.
 
 The fitted objects below are pickles: running this file runs what they contain. Use it only if you trust
-whoever gave it to you.
+the person who gave it to you.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _predict(X: Any, wavelengths: Any) -> tuple[Any, list[Any], Any]:
 
 
 def _wavelengths(wavelengths: Any) -> Any:
-    """Give wavelengths in the unit of the model, those that are text as well."""
+    """Return wavelengths in the unit of the model, those that are text as well."""
     given = np.asarray(wavelengths)
     if given.ndim == 1 and given.dtype.kind in "UOT":
         numbers = _header(given.tolist())
@@ -140,8 +140,8 @@ def _header(names: Any) -> list[float | None]:
 
 
 def _named(X: Any) -> Any:
-    """Give the wavelengths that the columns of a data frame are named after; compare other names."""
-    names = flat_names(list(getattr(X, "column_names", X.columns)))  # the columns of pyarrow are no names
+    """Return the wavelengths that the columns of a data frame are named after; compare other names."""
+    names = flat_names(list(getattr(X, "column_names", X.columns)))  # the columns of pyarrow are not names
     numbers = _header(names)
     strange = [str(name) for name, number in zip(names, numbers, strict=True) if number is None]
     if strange and len(strange) < len(names):

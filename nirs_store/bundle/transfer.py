@@ -24,7 +24,7 @@ from nirs_store.bundle.reader import Bundle, domain_bytes, open_contents
 from nirs_store.bundle.writer import target_path
 from nirs_store.chains.folds import chain_artifact_ids, chain_model_ids, stack_sources
 from nirs_store.db.database import Connection, Database
-from nirs_store.db.recorder import KnownIds
+from nirs_store.db.recorder import IdCache
 from nirs_store.db.session import Engine
 from nirs_store.domain import DOMAIN_CLASS, domain_id
 from nirs_store.errors import InvalidInput, UnknownId, UntrustedBundle
@@ -67,7 +67,7 @@ class ImportedBundle:
 
 
 def find_import(con: Connection, content_hash: str) -> tuple[str, str, str] | None:
-    """Give run, pipeline and chain of the oldest import of a content that is still there, or None."""
+    """Return run, pipeline and chain of the oldest import of a content that is still there, or None."""
     found = con.execute(
         "SELECT run_id, pipeline_id, chain_id FROM runs JOIN pipelines USING (run_id) JOIN chains USING (pipeline_id) "
         "WHERE runs.status = 'completed' AND json_extract_string(runs.config, '$.imported.content_hash') = ? "
@@ -211,8 +211,8 @@ def import_bundle(
     if contents.kind == "skops":
         _refuse_forgotten(contents)
     policy = {"allow_pickle": bool(allow_pickle), "trusted_types": sorted(trusted)}
-    # Looked up and recorded under one lease, so that two imports of one bundle do not both add it; on several computers
-    # each replica has a lease of its own.
+    # Looked up and recorded under one lock, so that two imports of one bundle do not both add it; on several computers
+    # each replica has a lock of its own.
     with engine.journal.alone_with(f"bundle {contents.content_hash}"):
         return engine.exclusive(lambda access: _bring_in(engine, access, contents, bundle, policy, name))
 
@@ -347,16 +347,16 @@ class _Found:
     merits: dict[str, Any] | None
 
 
-class Outgoing:
+class ExportSource:
     """One stored chain, as an export looks things up in it (a `nirs_store.bundle.pack.HashingSource`)."""
 
     def __init__(self, engine: Engine, chain_id: str) -> None:
         self._engine = engine
         self._chain_id = chain_id
         # The entry that the last export left in the audit trail need not be in the catalog for this one.
-        self._found = engine.query(lambda con: _ask(con, chain_id, engine.known), notes=False)
+        self._found = engine.query(lambda con: _ask(con, chain_id, engine.id_cache), notes=False)
         for artifact_id, row in (self._found.artifacts if self._found else {}).items():
-            engine.known.add("artifact", artifact_id, {name: row[name] for name in queries.BLOB_NOTE})
+            engine.id_cache.add("artifact", artifact_id, {name: row[name] for name in queries.BLOB_NOTE})
 
     def get_chain(self, chain_id: str) -> dict[str, Any] | None:
         """Return the chain."""
@@ -388,7 +388,7 @@ class Outgoing:
         return {**options, "scores": scores, "facts": {**facts, **(options.get("facts") or {})}}
 
 
-def _ask(con: Connection, chain_id: str, known: KnownIds) -> _Found | None:
+def _ask(con: Connection, chain_id: str, known: IdCache) -> _Found | None:
     chain = queries.get_chain(con, chain_id)
     if chain is None:
         return None
@@ -397,9 +397,9 @@ def _ask(con: Connection, chain_id: str, known: KnownIds) -> _Found | None:
     if (of_domain := domain_id(chain["metadata"])) is not None:
         ids.append(of_domain)
     notes = {artifact_id: known.get("artifact", artifact_id) for artifact_id in ids}
-    strangers = [ident for ident, note in notes.items() if not artifacts.is_settled(ident, note)]
-    if strangers:
-        notes |= queries.blob_rows(con, strangers)
+    missing = [ident for ident, note in notes.items() if not artifacts.is_settled(ident, note)]
+    if missing:
+        notes |= queries.blob_rows(con, missing)
     rows = ranking.predictions_of_chain(con, chain_id)
     needed, arrays = needed_arrays(rows), {}
     if needed:
@@ -438,7 +438,7 @@ def known_scores(row: Mapping[str, Any] | None, config: Mapping[str, Any]) -> di
 def known_facts(
     origin: Mapping[str, Any], row: Mapping[str, Any] | None, n_test: int | None
 ) -> dict[str, Any]:
-    """Collect what the card of a chain says beside scores and units, from its pipeline, run and scores."""
+    """Collect what the card of a chain says besides scores and units, from its pipeline, run and scores."""
     config = origin.get("config") or {}
     if isinstance(config, Mapping) and config.get("imported"):
         facts, before = config.get("facts"), config["imported"].get("origin") or {}

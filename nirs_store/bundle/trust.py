@@ -138,7 +138,7 @@ class _Walk:
         raise _Cut
 
     def _make(self, name: str, arg: Any, taken: list[Any]) -> Any:
-        """Give what stands for the result of an opcode, made of what it takes from the stack."""
+        """Return what stands for the result of an opcode, made of what it takes from the stack."""
         if name in ("GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
             full = f"copyreg extension {arg}" if name.startswith("EXT") else str(arg).replace(" ", ".")
             if name == "STACK_GLOBAL":
@@ -191,7 +191,7 @@ class _Walk:
 
 
 def _dtype(made: _Made) -> tuple[str, int, bool]:
-    """Give the kind, bytes an element and whether there are objects in it, of a pickled numpy dtype."""
+    """Return the kind, bytes an element and whether there are objects in it, of a pickled numpy dtype."""
     args: Any = made.args
     match = _DTYPE.fullmatch(args[0])
     if match is None:

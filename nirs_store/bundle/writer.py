@@ -78,7 +78,7 @@ def export_chain(
         The file to write; ``.n4a`` is added when it does not end so. Missing folders are made, an existing
         file is replaced when the new one is complete.
     probe : array or data frame of shape (n_samples, n_channels), optional
-        A few spectra to travel with the chain, together with what it predicts for them; whoever opens the
+        A few spectra to travel with the chain, together with what it predicts for them; a program that opens the
         bundle then knows that it predicts the same there. Wavelengths that the columns of a data frame name
         travel too, where the chain looks at them.
     predictions : array, optional
@@ -173,7 +173,7 @@ def export_chain(
 
 
 def target_path(output_path: str | Path, suffix: str) -> Path:
-    """Give the file that is meant by a path, with the suffix added when it is not there."""
+    """Return the file that is meant by a path, with the suffix added when it is not there."""
     refuse_address(output_path, "output_path")
     path = user_path(output_path)
     if "\x00" in str(path):
@@ -285,7 +285,7 @@ def _probe(package: Package, probe: Any, predictions: Any) -> tuple[Probe | None
 
 
 def _own_grids(package: Package, spectra: Spectra) -> tuple[NDArray[np.float64], ...]:
-    """Give the grids of a probe where the chain looks at them and the bundle holds no such elsewhere."""
+    """Return the grids of a probe where the chain looks at them and the bundle holds no such elsewhere."""
     plan = package.plan
     named = tuple(grid for grid in spectra.grids if grid is not None)
     if not named or len(named) < len(spectra.grids):
@@ -297,7 +297,7 @@ def _own_grids(package: Package, spectra: Spectra) -> tuple[NDArray[np.float64],
 
 
 def _numbered(plan: ReplayPlan, count: int) -> tuple[int, ...]:
-    """Give the number of each source of a probe; nothing where one block needs none."""
+    """Return the number of each source of a probe; nothing where one block needs none."""
     known = plan.sources or (() if plan.source_index is None else (plan.source_index,))
     if len(known) == count or (count == 1 and not known):
         return tuple(known)

@@ -28,7 +28,7 @@ Value = TypeVar("Value")
 
 
 def fold_key(key: object) -> str:
-    """Give a fold's key in the one spelling that the rest of the library uses.
+    """Return a fold's key in the one spelling that the rest of the library uses.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def fold_key(key: object) -> str:
 
 
 def fold_number(key: object) -> int | None:
-    """Give the number of a fold, or None for the refit."""
+    """Return the number of a fold, or None for the refit."""
     name = fold_key(key)
     return None if name == REFIT else int(name.removeprefix("fold_"))
 
@@ -227,7 +227,7 @@ def chain_model_ids(chain: Mapping[str, Any]) -> set[str]:
 
 def stack_sources(step: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
     """List the chains whose predictions a stacked model is fed with, in the order of its columns."""
-    # Each stands whole in the step, so that the stack replays whatever becomes of the chains it was made from.
+    # Each is whole in the step, so that the stack replays whatever becomes of the chains it was made from.
     sources = step.get("sources")
     if sources is None:
         return []

@@ -32,7 +32,7 @@ def flat_names(names: Sequence[Any]) -> list[Any]:
 def parse_header(names: Sequence[Any]) -> tuple[list[float | None], str | None]:
     """Read the names of columns as wavelengths, None for each that is none, and the unit that they name."""
     texts = [str(name) for name in names]
-    # "9.090" is a number of four digits where "10.000,5" stands next to it.
+    # "9.090" is a number of four digits where "10.000,5" is next to it.
     decimal = "," if any(_POINTS.search(text) for text in texts) else None
     found = [parse_channel(text, decimal) or parse_channel(text) for text in texts]
     lettered = [text[:1].isalpha() for text in texts]
@@ -47,7 +47,7 @@ def parse_header(names: Sequence[Any]) -> tuple[list[float | None], str | None]:
 
 
 def in_unit(numbers: Sequence[float | None], found: str | None, expected: str | None) -> list[float | None]:
-    """Give wavelengths that were read in nm or cm-1 in the unit of the calibration."""
+    """Return wavelengths that were read in nm or cm-1 in the unit of the calibration."""
     if found == "nm" and expected == "um":
         return [None if number is None else round(number / 1000, 9) for number in numbers]
     if found and expected and found != expected:
@@ -185,6 +185,6 @@ def _counted(names: Sequence[str]) -> bool:
 
 
 def name_value(name: str) -> float | str:
-    """Give what a name says: "850.0" is the same wavelength as "850", and as "X850,0"."""
+    """Return what a name says: "850.0" is the same wavelength as "850", and as "X850,0"."""
     channel = parse_channel(name)
     return name if channel is None else channel[0]

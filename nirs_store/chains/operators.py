@@ -19,7 +19,7 @@ from nirs_store.chains.steps import Operator
 from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError, ShapeMismatch
 
 Load = Callable[[str], Any]
-"""Gives the fitted object behind an artifact id; it is shared, so it is never changed."""
+"""Returns the fitted object behind an artifact id; it is shared, so it is never changed."""
 
 _COPY_FLAGS = frozenset({"copy", "copy_X"})
 
@@ -49,7 +49,7 @@ class Workbench:
         self.finite = finite
 
     def open(self, operator: Operator) -> tuple[Any, Facts]:
-        """Give the object itself and what is known about it."""
+        """Return the object itself and what is known about it."""
         known = self._memory.get(operator.key)
         if operator.artifact_id is None:
             if known is None:
@@ -62,7 +62,7 @@ class Workbench:
         return loaded, known
 
     def facts(self, operator: Operator) -> Facts:
-        """Give what is known about an object, which need not be loaded again for that."""
+        """Return what is known about an object, which need not be loaded again for that."""
         known = self._memory.get(operator.key)
         if known is None:
             return self.open(operator)[1]
@@ -284,7 +284,7 @@ def _wavelength_parameter(method: Any) -> str:
 
 def _leaves_input(target: Any) -> bool:
     """Tell whether an object, and all it is made of, is scikit-learn's own and was not told to work in place."""
-    # scikit-learn tests its estimators for this; for all others, and for functions that somebody gave to one of them,
+    # scikit-learn tests its estimators for this; for all others, and for functions that a user gave to one of them,
     # an array is copied before they see it.
     if not _is_sklearn(target):
         return False
@@ -297,7 +297,7 @@ def _leaves_input(target: Any) -> bool:
 
 
 def made_of(target: Any) -> Iterator[Any]:
-    """Give the estimators, functions and classes among the parameters of an estimator, those in lists too."""
+    """Return the estimators, functions and classes among the parameters of an estimator, those in lists too."""
     # Asked for level by level: what is frozen does not tell its parameters with those of the whole.
     yield from _within(_parameters(target))
     # A search uses what it chose, whose parameters need not be those it began with.
@@ -309,13 +309,13 @@ def _parameters(target: Any) -> Mapping[str, Any]:
     try:
         found = target.get_params(deep=False)
     except AttributeError:
-        # Fitted with an older scikit-learn, it lacks a parameter that came later, but can predict all the same.
+        # Fitted with an older scikit-learn, it lacks a parameter that came later, but can still predict.
         found = vars(target)
     return found
 
 
 def parts_of(target: Any) -> Iterator[Any]:
-    """Give every estimator inside an estimator, at any depth."""
+    """Return every estimator inside an estimator, at any depth."""
     for part in made_of(target) if _is_estimator(target) else ():
         if _is_estimator(part):
             yield part

@@ -66,7 +66,7 @@ def _origins(bench: Workbench, operator: Operator, signal: Floats, grid: Any) ->
     if before.shape[1] != width:
         return None
     # What smooths, derives or corrects a whole spectrum keeps the channels in place if each changes mostly itself and
-    # its neighbours; towards both ends a filter may do something else.
+    # its neighbors; towards both ends a filter may do something else.
     inner = np.arange(width // 5, width - width // 5)
     near = 0
     for changed in np.split(inner, range(_CHUNK, inner.size, _CHUNK)):

@@ -31,7 +31,7 @@ from nirs_store.chains.steps import (
 from nirs_store.errors import InvalidInput, ReplayError, ShapeMismatch
 from nirs_store.reading.cells import parse_unit
 
-# -- Names of columns that are no wavelengths: what a calibration was fitted on, and whether a frame has the same.
+# -- Names of columns that are not wavelengths: what a calibration was fitted on, and whether a frame has the same.
 
 
 Names = tuple[str, ...]
@@ -117,7 +117,7 @@ class ReplayPlan:
     passthrough: bool = False
     columns: Names | None = field(default=None, compare=False, repr=False)
     unit: str | None = field(default=None, compare=False, repr=False)
-    # What inspection found out about the operators; derived, so it is no part of the value.
+    # What inspection found out about the operators; derived, so it is not part of the value.
     memory: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @classmethod
@@ -192,7 +192,7 @@ class ReplayPlan:
 
     @property
     def artifact_ids(self) -> list[str]:
-        """The artifacts that a replay loads; fewer than the chain names where a refit stands alone."""
+        """The artifacts that a replay loads; fewer than the chain names where there is only a refit."""
         return [operator.artifact_id for operator in self.operators if operator.artifact_id]
 
     @property
@@ -301,7 +301,7 @@ def _stage(step: Step, fold: str | None, source_index: int | None) -> Stage:
 
 
 def _sources(stages: tuple[Stage, ...]) -> tuple[int, ...]:
-    """Give the sources that are treated apart, after checking that they can be."""
+    """Return the sources that are treated apart, after checking that they can be."""
     merged: Stage | None = None
     names: tuple[int, ...] = ()
     for stage in stages:

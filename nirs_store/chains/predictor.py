@@ -84,7 +84,7 @@ def _too_short(target: NDArray[np.float64], own: NDArray[np.float64]) -> str:
 
 
 def channels(plan: ReplayPlan, bench: Workbench) -> int | None:
-    """Give the number of channels that spectra for a chain must have."""
+    """Return the number of channels that spectra for a chain must have."""
     if plan.wavelengths is not None:
         return int(plan.wavelengths.size)
     if plan.sources:
@@ -121,7 +121,7 @@ def spread(each: list[Array], weights: tuple[float, ...] | None = None) -> Array
     Parameters
     ----------
     each : list of ndarray of shape (n_samples,) or (n_samples, n_targets)
-        Predictions, one array a model.
+        Predictions, one array per model.
     weights : tuple of float, optional
         One a model; their sum need not be 1.
 
@@ -368,7 +368,7 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         log, instrument, operator, measured_at, keep_spectra : optional
             As for ``store.predict``; a predictor logs nothing unless it is asked to.
         matrix : str, optional
-            What was measured; like `instrument` it is compared with the scope of a named calibration.
+            The measured product; like `instrument` it is compared with the scope of a named calibration.
 
         Returns
         -------
@@ -410,7 +410,7 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
 
     @available_if(_has_probabilities)  # type: ignore[untyped-decorator,unused-ignore]
     def predict_proba(self, X: Any, wavelengths: Any = None) -> Array:
-        """Give class probabilities, (n_samples, n_classes); only there for classifiers that have them."""
+        """Return class probabilities, (n_samples, n_classes); only there for classifiers that have them."""
         return predict_proba(self._plan, X, self._objects.__getitem__, wavelengths)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -442,7 +442,7 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         return self
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Give nothing: a fitted chain has no parameters to choose."""
+        """Return no parameters: a fitted chain has no parameters to choose."""
         return {}
 
     def set_params(self, **params: Any) -> Self:
@@ -597,5 +597,5 @@ def folds_alone(chain: Mapping[str, Any], plan: ReplayPlan) -> ReplayPlan | None
     try:
         return ReplayPlan.from_chain({**chain, "fold_artifacts": folds})
     except NirsStoreError:
-        # The refit predicts; the folds lack something, so there is no spread to be had.
+        # The refit predicts; the folds lack something, so there is no spread.
         return None

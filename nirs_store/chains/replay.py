@@ -63,7 +63,7 @@ def align(proba: Array, classes: Array, known: Array) -> Array:
 
 
 def vote(labels: Sequence[Array], weights: Sequence[float] | None) -> Array:
-    """Give each sample the label that most folds chose, or that has the largest sum of weights."""
+    """Return each sample the label that most folds chose, or that has the largest sum of weights."""
     # Of labels with equally many votes the first in sorted order wins, as in scikit-learn's VotingClassifier. Labels of
     # several outputs are voted on one by one.
     known = union([column.ravel() for column in labels])
@@ -110,7 +110,7 @@ class FittedPredictor(Protocol):
         ...
 
     def predict_proba(self, X: Any, wavelengths: Any = None) -> Array:
-        """Give class probabilities."""
+        """Return class probabilities."""
         ...
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -194,7 +194,7 @@ def predict_each(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None) 
 
 
 def predict_proba(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None) -> Array:
-    """Give class probabilities; parameters and errors are those of `predict`."""
+    """Return class probabilities; parameters and errors are those of `predict`."""
     run = _Run(plan, X, load, wavelengths)
     run.require_probabilities()
     if len(plan.members) == 1:
@@ -210,7 +210,7 @@ def model_input(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None, *
 
 
 def predicted_classes(plan: ReplayPlan, load: Load) -> Array:
-    """Give the labels that a classification chain can predict, in the order of `predict_proba`'s columns."""
+    """Return the labels that a classification chain can predict, in the order of `predict_proba`'s columns."""
     bench = Workbench(load, plan.memory)
     known = [_classes(bench, member) for member in plan.members]
     classes = known[0] if len(known) == 1 else union(known)
@@ -418,7 +418,7 @@ def _first(stages: Sequence[Stage], model: Operator) -> list[tuple[Operator, ...
         return [(model,)]
     stage = stages[0]
     if stage.branches:
-        # An empty branch passes the spectra on to be put beside others; nobody gets them alone.
+        # An empty branch passes the spectra on to be joined with others; no caller gets them alone.
         inside = [_first(branch, model) for branch in stage.branches if branch]
         return [tuple(op for held in groups for op in held) for groups in zip(*inside, strict=False)]
     by_source = [stage.operators] if stage.by_source is None else [held for _, held in stage.by_source]

@@ -184,7 +184,7 @@ def _read_frame(
     names = flat_names(column_names(frame))
     numbers, _ = read_header(names, unit, label)
     strange = [str(name) for name, number in zip(names, numbers, strict=True) if number is None]
-    # Where no name is a number the table is as good as an array; mixed ones hold something else beside.
+    # Where no name is a number the table is as good as an array; mixed ones hold something else too.
     if strange and len(strange) < len(names):
         shown = ", ".join(strange[:5]) + (", ..." if len(strange) > 5 else "")
         raise InvalidInput(
@@ -335,7 +335,7 @@ def _against_stored(
 
 
 def magnitude(array: NDArray[Any]) -> float:
-    """Give the largest absolute value of an array, 0 if it is empty, NaN where one of them is NaN."""
+    """Return the largest absolute value of an array, 0 if it is empty, NaN where one of them is NaN."""
     if not array.size:
         return 0.0
     # NaN comes out of both, and stays in front of whatever it is compared with.

@@ -262,8 +262,8 @@ def _refuse_more_than_models(
     shared: Sequence[str],
     at_model: Sequence[set[str]],
 ) -> None:
-    """Refuse objects that stand beside the model at its own index: nothing tells what they do, or when."""
-    # One entry that names a model of its own besides those of the folds is no contradiction: the folds predict.
+    """Refuse objects next to the model at its own index: nothing tells what they do, or when."""
+    # One entry that names a model of its own besides those of the folds is not a contradiction: the folds predict.
     models = {ident for ids in folds for ident in ids} or set(single)
     strays = set(shared) - models
     if len(at_model) > 1:

@@ -65,7 +65,7 @@ class StepArtifacts:
         branch_path: list[int] | None = None,
         source_index: int | None = None,
     ) -> None:
-        """Note an artifact, and the chain, branch and source it belongs to where they are given."""
+        """Add an artifact and, where given, its chain, branch and source."""
         _append(self.artifact_ids, artifact_id)
         if is_primary:
             self.primary_artifact_id = artifact_id
@@ -85,12 +85,12 @@ class StepArtifacts:
         chain_path: str | None = None,
         branch_path: list[int] | None = None,
     ) -> None:
-        """Note the object that one fold (a number, or "final") fitted."""
+        """Add the object that one fold (a number, or "final") fitted."""
         self.fold_artifact_ids[fold_key(fold_id)] = artifact_id
         self.add_artifact(artifact_id, chain_path=chain_path, branch_path=branch_path)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give a JSON-ready dict; branch paths become text such as "0.1", fold keys "fold_0"."""
+        """Return a JSON-ready dict; branch paths become text such as "0.1", fold keys "fold_0"."""
         return {
             "artifact_ids": list(self.artifact_ids),
             "primary_artifact_id": self.primary_artifact_id,
@@ -175,7 +175,7 @@ class ExecutionStep:
     output_features_shape: list[Shape] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Give a JSON-ready dict."""
+        """Return a JSON-ready dict."""
         data = {item.name: _plain(getattr(self, item.name)) for item in fields(self)}
         data["artifacts"] = self.artifacts.to_dict()
         # An enumeration of strings prints as its member; its value is what belongs into JSON.
@@ -253,12 +253,12 @@ class ExecutionTrace:
         return next((step for step in self.steps if step.step_index == step_index), None)
 
     def set_model_step(self, step_index: int, fold_weights: dict[Any, float] | None = None) -> None:
-        """Say which step is the model, and how its folds are weighted."""
+        """Set which step is the model, and how its folds are weighted."""
         self.model_step_index = step_index
         self.fold_weights = fold_weights
 
     def to_dict(self) -> dict[str, Any]:
-        """Give a JSON-ready dict, the content of a bundle's ``trace.json``."""
+        """Return a JSON-ready dict, the content of a bundle's ``trace.json``."""
         data = {item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.name != "steps"}
         data["steps"] = [step.to_dict() for step in self.steps]
         data["fold_weights"] = normalise_weights(self.fold_weights)
@@ -365,7 +365,7 @@ class ChainBuilder:
         self._resolve = getattr(artifact_registry, "resolve", None)
 
     def build(self) -> dict[str, Any]:
-        """Give the chain of the trace's model step, else of the last model, else an empty chain.
+        """Return the chain of the trace's model step, else of the last model, else an empty chain.
 
         Returns
         -------
@@ -380,7 +380,7 @@ class ChainBuilder:
         return next((chain for chain in chains if chain["model_step_idx"] == wanted), chains[-1])
 
     def build_all(self) -> list[dict[str, Any]]:
-        """Give one chain for each model step, in the order of the trace."""
+        """Return one chain for each model step, in the order of the trace."""
         steps = [(step, self._kind(step)) for step in self._trace.steps if step.execution_mode != "skip"]
         models = [(step, kind) for step, kind in steps if kind in _MODELS]
         others = [(step, kind) for step, kind in steps if kind not in _MODELS]

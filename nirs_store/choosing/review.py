@@ -45,7 +45,7 @@ class Finding:
     severity : str
         ``"error"`` (the figures are too good), ``"warning"`` or ``"note"``.
     title, message : str
-        What was checked, and what was found, with numbers.
+        The check and its result, with numbers.
     """
 
     code: str
@@ -500,7 +500,7 @@ def review(store: ReadsChains, chain_id: str, target: str | int | None = None) -
 
     Notes
     -----
-    Samples advised: ASTM E1655 (24, or 6 (A + 1) for centred data). Bias, and slope of measured on predicted: t tests
+    Samples advised: ASTM E1655 (24, or 6 (A + 1) for centered data). Bias, and slope of measured on predicted: t tests
     at 95 % after ISO 12099. RMSECV against SEC: F test at 95 %. Tails: Anscombe and Glynn's test of kurtosis at 1 %.
     """
     chain = one_target(store, target).get_chain(chain_id)

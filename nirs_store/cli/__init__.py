@@ -1,6 +1,6 @@
 """The command line ``nirs-store``, also ``python -m nirs_store``.
 
-One file a command under :mod:`nirs_store.cli.commands`, imported only when it is asked for: the
+One file per command under :mod:`nirs_store.cli.commands`, imported only when it is asked for: the
 help of the program and an unknown command answer before numpy, DuckDB or scikit-learn are loaded.
 """
 

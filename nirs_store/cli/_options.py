@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from nirs_store.addresses import is_shared
 from nirs_store.errors import InvalidInput, UntrustedBundle, did_you_mean
 
-# -- A choice between words that answers a misspelt one with the nearest.
+# -- A choice between words that answers a misspelled one with the nearest.
 
 
 class Choice(click.Choice[str]):
@@ -51,7 +51,7 @@ def confirm(question: str, yes: bool) -> bool:
     Raises
     ------
     InvalidInput
-        Nobody can be asked and ``--yes`` was not given; nothing was done.
+        No user can be asked and ``--yes`` was not given; nothing was done.
     """
     if yes:
         return True
@@ -63,7 +63,7 @@ def confirm(question: str, yes: bool) -> bool:
 
 
 def asks() -> bool:
-    """Say whether somebody can answer."""
+    """Tell whether a user can answer."""
     return sys.stdin is not None and sys.stdin.isatty()
 
 
@@ -172,7 +172,7 @@ def trust_options(function: Function) -> Function:
 
 @contextmanager
 def as_options() -> Iterator[None]:
-    """Name the options beside the arguments that an error speaks of."""
+    """Name the options in addition to the arguments that an error speaks of."""
     try:
         yield
     except UntrustedBundle as error:

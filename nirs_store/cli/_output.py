@@ -127,7 +127,7 @@ def print_rows(
     rows
         A data frame, or dictionaries or objects.
     columns
-        What stands below each heading: the key of a row, or a function of it.
+        The cells below each heading: the key of a row, or a function of it.
     as_json, empty
         Print JSON; what to print in place of an empty table.
     numeric, flexible
@@ -174,7 +174,7 @@ _MOST_DECIMALS = 9
 
 
 def numbers(values: Sequence[Any], decimals: int = 3) -> list[str | None]:
-    """Format a column of scores with digits that tell its values apart; None for what is no number.
+    """Format a column of scores with digits that tell its values apart; None for what is not a number.
 
     Three decimals by default, fewer above a thousand, more for small values or ones close together; in
     exponents where that would fill the screen.
@@ -255,7 +255,7 @@ def _plain(value: Any) -> Any:
 
 
 def _width(text: str) -> int:
-    """Give the columns that a text takes on a terminal, where a character may take two or none."""
+    """Return the columns that a text takes on a terminal, where a character may take two or none."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -339,7 +339,7 @@ def _line(cells: Sequence[str], widths: Sequence[int], columns: Sequence[str], n
 
 @contextmanager
 def progress(words: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function ``show(done, total)``; the bar is drawn on standard error and is gone at the end."""
+    """Return a function ``show(done, total)``; the bar is drawn on standard error and is gone at the end."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield lambda done, total: None
         return

@@ -87,7 +87,7 @@ def reading_options(function: Function) -> Function:
 
 
 def stored_name(file: Path) -> str | None:
-    """Return the name of a stored data set that stands where a file is expected, as in corn@v2."""
+    """Return the name of a stored data set that is given where a file is expected, as in corn@v2."""
     return str(file) if "@" in file.name and not file.exists() else None
 
 

@@ -131,7 +131,7 @@ def _either(kinds: Sequence[str]) -> str:
     return kinds[0] if len(kinds) == 1 else f"{', '.join(kinds[:-1])} or {kinds[-1]}"
 
 
-# -- Ranked chains of a workspace, a table a kind of task.
+# -- Ranked chains of a workspace, one table per kind of task.
 
 TASKS = ("regression", "classification")
 

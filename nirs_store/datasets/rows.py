@@ -1,6 +1,6 @@
 """Rows of data sets: finding what a reference means, adding and deleting versions.
 
-Versions are added and deleted under the lease, in one transaction: numbers never collide, and a blob gets its name
+Versions are added and deleted under the lock, in one transaction: numbers never collide, and a blob gets its name
 before the row that names it.
 """
 
@@ -113,7 +113,7 @@ def _record(con: Connection, engine: Engine, item: Item) -> tuple[Row, bool]:
     drafts = [(draft, ending, "dataset") for draft, ending in pairs if draft is not None]
     same = head is not None and head["content_hash"] == item.values["content_hash"]
     if head is not None and same and head["dataset_version_id"] != item.unlike:
-        # The same bytes: should those on the disk be damaged, this mends them.
+        # The same bytes: should those on the disk be damaged, this repairs them.
         there = (*head["spectra_ids"], head["samples_id"])
         adopt(con, engine, [each for each in drafts if each[0].digest in there])
         return head, False
@@ -143,7 +143,7 @@ def _record(con: Connection, engine: Engine, item: Item) -> tuple[Row, bool]:
     return row, True
 
 
-# -- which rows of a version a chain was fitted on -------------------------------------------------
+# -- which rows of one version per chain was fitted on -------------------------------------------------
 
 
 def rows_in(ranges: Sequence[Sequence[int]] | None, n: int) -> NDArray[np.int64]:

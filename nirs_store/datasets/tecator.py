@@ -24,7 +24,7 @@ class Tecator:
     water, fat, protein : ndarray of shape (215,), float64
         Percent by mass.
     sample_names : tuple of str
-        One name a row of ``X``.
+        One name per row of ``X``.
     """
 
     X: NDArray[np.float64]
@@ -59,7 +59,7 @@ def load_tecator() -> Tecator:
     Notes
     -----
     The data set of StatLib, in the public domain, as distributed in the R package modeldata (MIT
-    licence); the note beside the file, ``nirs_store/data/README.md``, must travel with copies.
+    license); the note next to the file, ``nirs_store/data/README.md``, must travel with copies.
 
     Examples
     --------

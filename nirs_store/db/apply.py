@@ -1,6 +1,6 @@
 """Applying the journal: committed segments become catalog rows, exactly once.
 
-Called with the lease held alone. Nothing here can fail for a missing parent, and nothing that
+Called with the lock held alone. Nothing here can fail for a missing parent, and nothing that
 is wrong with one segment can stop the others.
 """
 
@@ -22,7 +22,7 @@ from nirs_store.db.changes import AUDIT, FAILURES, Change, append_notes, apply_c
 from nirs_store.db.journal import Entry, Rejection, Segment, SegmentDamaged, SegmentNewer, decode, read_entry
 from nirs_store.db.log import CommitLog
 from nirs_store.db.schema import SCHEMA_VERSION, SEGMENT_TABLES
-from nirs_store.db.sql import Incoming, execute, number
+from nirs_store.db.sql import StagedRows, execute, number
 from nirs_store.db.table import apply_images
 from nirs_store.errors import NirsStoreError, ReplicaRefused, SchemaTooNew, WriteFailed
 from nirs_store.ids import naive, now_naive
@@ -89,7 +89,7 @@ class ApplyReport(msgspec.Struct):
     rejected: list[Rejection] = msgspec.field(default_factory=list)
 
     def warn(self) -> None:
-        """Warn of rows that were dropped and commits that were set aside."""
+        """Warn of rows that were dropped and commits that were rejected."""
         if self.dropped:
             rows = ", ".join(f"{count} of {name}" for name, count in sorted(self.dropped.items()))
             warnings.warn(
@@ -109,7 +109,7 @@ class _Work(msgspec.Struct):
 
     con: duckdb.DuckDBPyConnection
     journal: CommitLog
-    arriving: Incoming
+    arriving: StagedRows
     applied: set[str]
     report: ApplyReport
     chunk_bytes: int
@@ -129,7 +129,7 @@ def apply_journal(
     applied: set[str],
     report: ApplyReport,
     *,
-    arriving: Incoming,
+    arriving: StagedRows,
     count_change: Callable[[duckdb.DuckDBPyConnection], None],
     on_commit: Callable[[Sequence[Entry]], None],
     at_most: int | None = None,
@@ -233,7 +233,7 @@ def _take_chunk(entries: list[Entry], most_bytes: int) -> tuple[list[Entry], lis
     return entries, []
 
 
-def _together(con: duckdb.DuckDBPyConnection, arriving: Incoming, segments: Sequence[Segment]) -> int:
+def _together(con: duckdb.DuckDBPyConnection, arriving: StagedRows, segments: Sequence[Segment]) -> int:
     """Count the first segments that one transaction may apply with the same outcome as one transaction each.
 
     In a transaction all rows come before all changes. So what follows a failure waits for the next one, which
@@ -241,7 +241,7 @@ def _together(con: duckdb.DuckDBPyConnection, arriving: Incoming, segments: Sequ
     """
     if len(segments) < 2:
         return len(segments)
-    n_dead, n_deferred = _waiting(con)
+    n_tombstones, n_deferred = _waiting(con)
     late: set[str] = set()
     if n_deferred:
         late = {change["id"] for _, _, change in waiting_changes(con) if change["kind"] in FAILURES}
@@ -253,10 +253,12 @@ def _together(con: duckdb.DuckDBPyConnection, arriving: Incoming, segments: Sequ
         if _fails(segment) or (late and not late.isdisjoint(_begun(segment))):
             segments = segments[:place]
             break
-    if n_dead and len(segments) > 1:
-        dead = _dead_among(con, arriving, segments)
+    if n_tombstones and len(segments) > 1:
+        dead = _tombstones_among(con, arriving, segments)
         if dead:
-            first = next(i for i, each in enumerate(segments) if _dead_among(con, arriving, [each], dead))
+            first = next(
+                i for i, each in enumerate(segments) if _tombstones_among(con, arriving, [each], dead)
+            )
             return max(first, 1)
     return len(segments)
 
@@ -276,9 +278,9 @@ def _begun(segment: Segment) -> set[str]:
     }
 
 
-def _dead_among(
+def _tombstones_among(
     con: duckdb.DuckDBPyConnection,
-    arriving: Incoming,
+    arriving: StagedRows,
     segments: Sequence[Segment],
     known: pa.Array | None = None,
 ) -> pa.Array | None:
@@ -313,7 +315,7 @@ def _transact(work: _Work, group: Sequence[_Commit]) -> bool:
     con, arriving, report = work.con, work.arriving, work.report
     last = group[-1]
     tables = _concatenated(commit.segment for commit in group)
-    takeovers = tables.pop("takeovers", None)
+    transfers = tables.pop("takeovers", None)
     changes, notes = _changes_of(group)
     con.execute("BEGIN")
     if last.segment.delta is not None:
@@ -322,22 +324,22 @@ def _transact(work: _Work, group: Sequence[_Commit]) -> bool:
         work.migrate(con, last.segment.migrate.version)
         notes = [(_moment(last.segment), None, last.segment.migrate.note)]
     dropped: dict[str, int] = {}
-    n_dead, n_deferred = _waiting(con)
+    n_tombstones, n_deferred = _waiting(con)
     # Nothing in a commit can make an owner dead before its changes come; a group has no rows of dead ones.
-    buried = n_dead > 0 and len(group) == 1
+    tombstones = n_tombstones > 0 and len(group) == 1
     waiting = waiting_changes(con) if n_deferred else []
     for name, rows in tables.items():
         if any(commit.segment.schema < SCHEMA_VERSION for commit in group):
             # The catalog may be as old as they are: the commit that brings it up to date comes after them.
             rows = rows.select(_columns_there(con, name, rows.column_names))
-        lost = _insert(con, arriving, name, rows, buried=buried, moment=_moment(last.segment))
+        lost = _insert(con, arriving, name, rows, tombstones=tombstones, moment=_moment(last.segment))
         if lost:
             dropped[name] = lost
     if dropped and len(group) > 1:
         # Which commit brought them is noted, and must not depend on the group.
         _rollback(con)
         return False
-    if takeovers is not None:
+    if transfers is not None:
         _take_over(con, arriving, [commit.segment for commit in group])
     apply_changes(con, arriving, waiting, changes, fresh=_begun(last.segment))
     append_notes(con, arriving, notes)
@@ -401,11 +403,11 @@ def _changes_of(
 
 def _insert(
     con: duckdb.DuckDBPyConnection,
-    arriving: Incoming,
+    arriving: StagedRows,
     name: str,
     rows: pa.Table,
     *,
-    buried: bool,
+    tombstones: bool,
     moment: datetime,
 ) -> int:
     """Insert a table's rows, without those whose owner is dead; returns how many were dropped."""
@@ -418,7 +420,7 @@ def _insert(
     arriving.rows = rows
     columns = ", ".join(rows.column_names)
     owners = OWNERS.get(name)
-    if owners is None or not buried:
+    if owners is None or not tombstones:
         execute(con, f"INSERT INTO {name} ({columns}) SELECT {columns} FROM arriving")
         return clashes
     if name == "predictions":
@@ -441,7 +443,7 @@ def _insert(
 
 
 def _new_only(
-    con: duckdb.DuckDBPyConnection, arriving: Incoming, name: str, key: str, rows: pa.Table
+    con: duckdb.DuckDBPyConnection, arriving: StagedRows, name: str, key: str, rows: pa.Table
 ) -> tuple[int, pa.Table]:
     """Leave out rows whose key is there already, or came before in the batch; counts records that then differ.
 
@@ -467,12 +469,12 @@ def _new_only(
     return clashes, rows if len(keep) == rows.num_rows else rows.take(pa.array(keep, type=pa.int64()))
 
 
-def _take_over(con: duckdb.DuckDBPyConnection, arriving: Incoming, segments: Sequence[Segment]) -> None:
+def _take_over(con: duckdb.DuckDBPyConnection, arriving: StagedRows, segments: Sequence[Segment]) -> None:
     """Remove one reference of a session for each artifact that one of its chains took over.
 
-    Each takeover ends the oldest reference that was there when it was made, by its own commit or an earlier one,
-    and that no earlier takeover ended. It has to be looked at one by one: a reference younger than the takeover
-    belongs to a later save and stays, however many takeovers found nothing to take.
+    Each transfer ends the oldest reference that was there when it was made, by its own commit or an earlier one,
+    and that no earlier transfer ended. It has to be looked at one by one: a reference younger than the transfer
+    belongs to a later save and stays, however many transfers found nothing to take.
     """
     wanted = [
         (place, row["takeover_id"], row["session_id"], row["artifact_id"])
@@ -496,10 +498,10 @@ def _take_over(con: duckdb.DuckDBPyConnection, arriving: Incoming, segments: Seq
     for session_id, artifact_id, ref_id in there:
         held.setdefault((session_id, artifact_id), deque()).append(ref_id)
     taken = []
-    for place, takeover_id, session_id, artifact_id in sorted(wanted):
+    for place, transfer_id, session_id, artifact_id in sorted(wanted):
         refs = held.get((session_id, artifact_id), deque())
         for ref_id in refs:
-            if ref_id >= takeover_id:
+            if ref_id >= transfer_id:
                 break
             if came.get(ref_id, -1) <= place:
                 refs.remove(ref_id)

@@ -1,6 +1,6 @@
 """Changes of state that travel in commits, and what they delete; and the audit trail in the catalog.
 
-Called with the lease held alone, inside the caller's transaction.
+Called with the lock held alone, inside the caller's transaction.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow as pa
 from nirs_store.blobs.plain import read_plain
 from nirs_store.db.layout import Layout
 from nirs_store.db.schema import arrow_schema, column_names
-from nirs_store.db.sql import Incoming, execute, number
+from nirs_store.db.sql import StagedRows, execute, number
 from nirs_store.errors import CatalogDamaged
 from nirs_store.ids import derived_id, now_naive
 from nirs_store.values import from_json, storable
@@ -81,7 +81,7 @@ def _head(number: Any, found: Any) -> Head:
 
 def append_notes(
     con: duckdb.DuckDBPyConnection,
-    incoming: Incoming,
+    incoming: StagedRows,
     notes: Sequence[tuple[datetime, str | None, Mapping[str, Any]]],
 ) -> int:
     """Append notes (moment, object's id, payload) inside the caller's transaction; returns how many.
@@ -147,7 +147,7 @@ def payload_of(
 
 @functools.lru_cache(maxsize=1)
 def _who(pid: int) -> tuple[str, str]:
-    import getpass  # with termios, which nobody needs who only asks
+    import getpass  # with termios, which queries do not need
 
     try:
         user = getpass.getuser()
@@ -271,7 +271,7 @@ def waiting_changes(con: duckdb.DuckDBPyConnection) -> list[Change]:
 
 def apply_changes(
     con: duckdb.DuckDBPyConnection,
-    arriving: Incoming,
+    arriving: StagedRows,
     waiting: Sequence[Change],
     new: Sequence[Change],
     *,
@@ -342,7 +342,7 @@ def _end_sessions(con: duckdb.DuckDBPyConnection, changes: list[Change]) -> list
 
 def _finish(
     con: duckdb.DuckDBPyConnection,
-    arriving: Incoming,
+    arriving: StagedRows,
     table: str,
     key: str,
     changes: list[Change],
@@ -362,7 +362,7 @@ def _finish(
             con, "SELECT id FROM dead WHERE kind = 'deleted' AND id IN (SELECT unnest(?))", [ids]
         ).fetchall()
     }
-    # What was deleted stays as it is, also where its row comes after all: another machine may not have it yet.
+    # A deleted object stays as it is, also where its row comes after all: another machine may not have it yet.
     due = [change for ident, change in first.items() if status.get(ident) == "running" and ident not in dead]
     if table == "pipelines":
         failed = {change["id"]: change for change in due if change["kind"] == "fail_pipeline"}
@@ -386,8 +386,8 @@ def _final_rows(changes: Iterable[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema(named))
 
 
-def _finish_pipelines(con: duckdb.DuckDBPyConnection, arriving: Incoming, rows: pa.Table) -> None:
-    """Give pipelines their final state, a row each."""
+def _finish_pipelines(con: duckdb.DuckDBPyConnection, arriving: StagedRows, rows: pa.Table) -> None:
+    """Give pipelines their final state, one row each."""
     if not rows.num_rows:
         return
     arriving.rows = rows
@@ -460,7 +460,7 @@ def _finish_runs(
 def roll_back(con: duckdb.DuckDBPyConnection, failed: Mapping[str, Mapping[str, Any]]) -> None:
     """Remove what failed pipelines recorded, each by the change that failed it.
 
-    Their rows and logs stay, and say how many artifacts were let go. A tombstone drops what other processes
+    Their rows and logs stay, and say how many artifacts were deleted. A tombstone drops what other processes
     still have under way for them.
     """
     pipeline_ids = list(failed)
@@ -526,7 +526,7 @@ _OWNED = {
 
 
 class Deleted(NamedTuple):
-    """What was deleted: rows by table, without references, and the artifacts that those named."""
+    """The result of a deletion: rows by table, without references, and the artifacts that those named."""
 
     rows: dict[str, int]
     released: list[str]

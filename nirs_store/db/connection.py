@@ -1,6 +1,6 @@
 """Opening store.duckdb: the settings, whose file it is, and its schema.
 
-Always called under the lease. The file is attached to an in-memory connection, because the
+Always called under the lock. The file is attached to an in-memory connection, because the
 row group size can only be said at ATTACH; then everything that could reach outside is locked.
 """
 
@@ -54,25 +54,25 @@ from nirs_store.lazy import hold_while_forking
 # An idle instance takes 4 MB and some sleeping threads.
 _MOST = 2
 
-_spare: OrderedDict[Hashable, duckdb.DuckDBPyConnection] = OrderedDict()
+_pool: OrderedDict[Hashable, duckdb.DuckDBPyConnection] = OrderedDict()
 # A store may be collected, and so closed, wherever something is allocated: also in here.
 _lock = threading.RLock()
 
 
 def take(key: Hashable) -> duckdb.DuckDBPyConnection | None:
-    """Get the spare instance that was made with these settings for this catalog; nobody else gets it."""
+    """Take the pooled instance that was made with these settings for this catalog; no other caller gets it."""
     with _lock:
-        return _spare.pop(key, None)
+        return _pool.pop(key, None)
 
 
 def keep(key: Hashable, instance: duckdb.DuckDBPyConnection) -> None:
     """Keep an instance, in which nothing is attached, in place of an older one."""
     with _lock:
         # Two stores of one catalog may be closed, one after the other.
-        dropped = [_spare.pop(key)] if key in _spare else []
-        _spare[key] = instance
-        while len(_spare) > _MOST:
-            dropped.append(_spare.popitem(last=False)[1])
+        dropped = [_pool.pop(key)] if key in _pool else []
+        _pool[key] = instance
+        while len(_pool) > _MOST:
+            dropped.append(_pool.popitem(last=False)[1])
     for other in dropped:
         other.close()
 
@@ -80,8 +80,8 @@ def keep(key: Hashable, instance: duckdb.DuckDBPyConnection) -> None:
 def clear() -> None:
     """Close them all: a child would wait for threads that it has not got."""
     with _lock:
-        dropped = list(_spare.values())
-        _spare.clear()
+        dropped = list(_pool.values())
+        _pool.clear()
     for instance in dropped:
         instance.close()
 
@@ -104,7 +104,7 @@ _NO_SPACE = re.compile(
 
 
 # Part of the name of the drafts of this process: an instance may be handed on, and can reach no other file. Only the
-# holder of the lease makes one.
+# holder of the lock makes one.
 _DRAFT = new_id()
 
 
@@ -218,7 +218,7 @@ class Instance:
         """Open the catalog, or its draft; errors as for `attach`."""
         path = path or self._path
         if self._attached:
-            # By a call that was interrupted: nobody has the connection any more.
+            # By a call that was interrupted: nothing uses the connection any more.
             self.discard()
         con = self._made().cursor()
         self._attached = True
@@ -240,7 +240,7 @@ class Instance:
             con.execute("USE memory")
             con.execute(f"DETACH {CATALOG_ALIAS}")
         except BaseException as error:
-            # After a fatal error, or interrupted: nobody can say what this instance still holds.
+            # After a fatal error, or interrupted: the state of this instance is unknown.
             self.discard(con)
             if not isinstance(error, duckdb.Error):
                 raise
@@ -272,7 +272,7 @@ class Instance:
             con.execute("USE memory")
             con.execute(f"DETACH {old}")
         except BaseException:
-            # Nobody can say what is still under way in it.
+            # Work may still be under way in it.
             self.discard(con)
             raise
         self.detach(con)
@@ -286,7 +286,7 @@ class Instance:
         if root is not None:
             root.close()
 
-    def put_by(self) -> None:
+    def release(self) -> None:
         """Release it to the next store of the same catalog in this process."""
         if self._attached:
             self.discard()
@@ -309,7 +309,7 @@ class Instance:
             try:
                 root.execute("SET GLOBAL TimeZone = 'UTC'")
                 root.execute("PRAGMA disable_checkpoint_on_shutdown")
-                # The file, its log, and what a checkpoint or the recovery after a crash writes beside them.
+                # The file, its log, and what a checkpoint or the recovery after a crash writes next to them.
                 reached = [self._path] if self.draft is None else [self._path, self.draft]
                 files = [f"{path}{end}" for path in reached for end in _FILE_ENDINGS]
                 root.execute(f"SET allowed_paths = [{', '.join(_quote(Path(file)) for file in files)}]")
@@ -330,7 +330,7 @@ def explain(error: duckdb.Error, path: Path) -> Exception:
     if _OWN.search(text):
         return CatalogLocked("by another DuckDB connection of this process (duckdb.connect)", own=True)
     if _LOCKED.search(text):
-        # Not DuckDB's advice to open the file read-only: it would be a second program beside the lock.
+        # Not DuckDB's advice to open the file read-only: it would be a second program outside the lock.
         holder = _HOLDER.search(text)
         words = f"in another program: {holder[1]} (PID {holder[2]})" if holder else "in another program"
         return CatalogLocked(words, pid=int(holder[2]) if holder else None)
@@ -405,7 +405,7 @@ def _whose(con: duckdb.DuckDBPyConnection) -> str:
 def create_catalog(
     layout: Layout, instance: Instance, meta: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    """Make an empty catalog beside and rename it into place, so that none is ever half made.
+    """Make an empty catalog in another file and rename it into place, so that none is ever half made.
 
     `meta` says more of it, or something else than is usual.
     """
@@ -437,7 +437,7 @@ def create_catalog(
             raise write_error(draft, error) from error
     finally:
         clear_draft(draft)
-    # What was just made holds nothing of others.
+    # A new catalog holds nothing of others.
     remember(layout.catalog)
 
 
@@ -448,7 +448,7 @@ def clear_draft(draft: Path) -> None:
 
 
 def refuse_foreign(layout: Layout, options: Options) -> None:
-    """Refuse a store.duckdb that is not ours before anything is made beside it."""
+    """Refuse a store.duckdb that is not ours before anything is made next to it."""
     try:
         con = attach(layout.catalog, read_only=True, options=options, spill=None)
     except CatalogLocked as error:

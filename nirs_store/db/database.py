@@ -1,7 +1,7 @@
 """The catalog as one store object has it: its file, its one connection, its lock, and the journal applied to it.
 
 One operation of a store object at a time; a query that finds nothing to apply shares the catalog with other readers.
-After it the connection lingers for 50 ms while nobody waits, so that a loop of queries does not open the file each
+After it the connection lingers for 50 ms while no process waits, so that a loop of queries does not open the file each
 time.
 """
 
@@ -23,13 +23,21 @@ from nirs_store.blobs.durable import write_error
 from nirs_store.db.apply import CHUNK_BYTES, ApplyReport, applied_ids, apply_journal
 from nirs_store.db.connection import Instance, Options, create_catalog, schema_version
 from nirs_store.db.journal import Entry
-from nirs_store.db.layout import Layout, give_back, keep_back, little_is_left, share_log, size_of, sync_log
-from nirs_store.db.lock import Claims, Lease, settle_trash
+from nirs_store.db.layout import (
+    Layout,
+    hold_reserve,
+    little_is_left,
+    release_reserve,
+    share_log,
+    size_of,
+    sync_log,
+)
+from nirs_store.db.lock import CatalogLock, Claims, settle_trash
 from nirs_store.db.log import CommitLog, Inbox
 from nirs_store.db.marks import ChangeCount, warn_of_missing
 from nirs_store.db.migrations import Checkpoint, compact, open_migrated_copy, open_when_free, run_step
 from nirs_store.db.schema import SCHEMA_VERSION
-from nirs_store.db.sql import Incoming, interruptible, is_interrupt, translated
+from nirs_store.db.sql import StagedRows, interruptible, is_interrupt, translated
 from nirs_store.errors import (
     InboxOnly,
     NirsStoreError,
@@ -44,7 +52,7 @@ Connection = duckdb.DuckDBPyConnection
 T = TypeVar("T")
 
 LINGER = 0.050
-# Segments that a store applies in one turn when nobody asked, and how often it goes on while nobody waits.
+# Segments that a store applies at a time without a query, and how often it goes on while no process waits.
 _HELP = 128
 _TURNS = 2
 _PAUSE = 2.0
@@ -53,7 +61,7 @@ _KEPT_SEGMENTS = 64
 _KEPT_BYTES = 8 << 20
 # Direct changes are in DuckDB's log until then.
 _LOG_BYTES = 16 << 20
-# What one transaction adds on a full disk must fit into the space that is kept back for it.
+# What one transaction adds on a full disk must fit into the space that is reserved for it.
 _SMALL_BYTES = 1 << 17
 
 # Connections that a forked child inherited: destroying one there would touch the parent's file.
@@ -91,13 +99,13 @@ class Database:
         self.reads_copy = False
         # What the connection has learnt from applying; made again with every connection. Ids of the commits that it
         # has found in the catalog or applied are None until it has looked.
-        self._arriving = Incoming()
+        self._arriving = StagedRows()
         self._applied: set[str] | None = None
         self._kept, self._kept_bytes = 0, 0
         self._changes = ChangeCount(layout)
         self._checkpoint = Checkpoint(layout)
         self._look = look
-        self._lease = Lease(layout, writable=writable, look=look)
+        self._catalog_lock = CatalogLock(layout, writable=writable, look=look)
         self._inbox = Inbox(layout)
         # Why the catalog is closed to a store that only records.
         self._refusal = closed
@@ -108,7 +116,7 @@ class Database:
         self._closed = False
         self._depth = 0
         # Set while the thread that has the mutex must not be let in once more: see `_enter`.
-        self._at_work = False
+        self._busy = False
         self._idle_since = 0.0
         # When the journal may be applied unasked again.
         self._not_before = 0.0
@@ -130,60 +138,60 @@ class Database:
     def query(self, ask: Callable[[Connection], T], *, timeout: float) -> T:
         """Ask a question that sees every commit made before."""
         deadline = time.monotonic() + timeout
-        with _Turn(self, deadline):
+        with _Guard(self, deadline):
             con = self._ready_to_read(deadline)
-            with self._let_in(True):
+            with self._allow_reentry(True):
                 return self._run(ask, con)
 
     def change(self, work: Callable[[Connection], T], *, timeout: float) -> T:
         """Change the catalog directly, in one transaction, after applying the journal."""
         self._require_writable()
         deadline = time.monotonic() + timeout
-        with _Turn(self, deadline):
+        with _Guard(self, deadline):
             con = self._ready_to_write(deadline)
             return self._in_transaction(work, con)
 
     def exclusive(self, work: Callable[[Database], T], *, timeout: float) -> T:
-        """Run several steps under one exclusive lease; `work` calls `transact` and friends."""
+        """Run several steps under one exclusive lock; `work` calls `transact` and friends."""
         self._require_writable()
         deadline = time.monotonic() + timeout
-        with _Turn(self, deadline):
+        with _Guard(self, deadline):
             self._ready_to_write(deadline)
-            with self._let_in(True):
+            with self._allow_reentry(True):
                 return work(self)
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         """One transaction inside `exclusive`, with the journal applied before it."""
-        with self._let_in(False):
+        with self._allow_reentry(False):
             return self._in_transaction(work, self._ready_to_write(time.monotonic()))
 
     def settle(self, work: Callable[[Connection], T]) -> T:
         """Run a last query inside `exclusive`, without applying the journal again."""
-        with self._let_in(False):
+        with self._allow_reentry(False):
             return self._run(work, self.con or self._open(time.monotonic(), look=False))
 
     def close_connection(self) -> None:
-        """Close the file inside `exclusive` while keeping the lease (for vacuum)."""
-        with self._let_in(False):
-            self.disconnect(hurried=self._lease.wanted())
+        """Close the file inside `exclusive` while keeping the lock (for vacuum)."""
+        with self._allow_reentry(False):
+            self.disconnect(hurried=self._catalog_lock.wanted())
 
     def rewrite(self, finish: Callable[[Connection], None]) -> None:
         """Copy the catalog, which is closed, into a new file inside `exclusive`; see `compact`."""
-        with self._let_in(False):
+        with self._allow_reentry(False):
             compact(self._layout, self.instance, finish)
 
     @contextlib.contextmanager
     def inspecting(self, *, timeout: float) -> Iterator[Callable[[], Connection]]:
-        """Share the lease and look at the catalog as it lies.
+        """Share the lock and look at the catalog as it lies.
 
         Nothing is applied, settled or migrated, and no file is made or touched, not even the name of the
-        lease's holder. The block gets a function that opens the catalog (`CatalogDamaged`, `ForeignCatalog`,
-        `SchemaTooNew` when it cannot be); meanwhile nobody applies, deletes or collects.
+        lock's holder. The block gets a function that opens the catalog (`CatalogDamaged`, `ForeignCatalog`,
+        `SchemaTooNew` when it cannot be); meanwhile no process applies, deletes or collects.
         """
         deadline = time.monotonic() + timeout
-        with _Turn(self, deadline):
+        with _Guard(self, deadline):
             self._give_up()
-            lease = Lease(self._layout, writable=False, look=self._look)
+            catalog_lock = CatalogLock(self._layout, writable=False, look=self._look)
             instance = Instance(
                 self._layout.catalog, msgspec.structs.replace(self._options, whole_indexes=True), None
             )
@@ -194,14 +202,14 @@ class Database:
                 return made[-1]
 
             try:
-                lease.acquire(exclusive=False, timeout=_left(deadline))
-                with self._let_in(True):
+                catalog_lock.acquire(exclusive=False, timeout=_left(deadline))
+                with self._allow_reentry(True):
                     yield connect
             finally:
                 for con in made:
                     instance.detach(con)
-                instance.put_by()
-                lease.release()
+                instance.release()
+                catalog_lock.release()
 
     def try_apply(self, at_most: int | None = _HELP) -> None:
         """Apply the journal if the catalog is free; errors of the machine are left to queries."""
@@ -211,18 +219,18 @@ class Database:
         try:
             if self._nothing_new():
                 return
-            if self._lease.mode != "exclusive":
+            if self._catalog_lock.mode != "exclusive":
                 self._give_up()
-                if not self._lease.try_acquire():
+                if not self._catalog_lock.try_acquire():
                     return
             for _ in range(_TURNS):
                 self._ready_to_write(time.monotonic(), at_most=at_most)
-                if self._nothing_new() or self._lease.wanted():
+                if self._nothing_new() or self._catalog_lock.wanted():
                     break
-            if at_most is not None:  # at the end of a store somebody does wait for the checkpoint
+            if at_most is not None:  # at the end of a store the caller does wait for the checkpoint
                 self._checkpoint.offer()
         except (NirsStoreError, duckdb.Error, OSError):
-            # Nobody asked for this; the next query meets the same error and reports it. Trying after every commit
+            # No query asked for this; the next one meets the same error and reports it. Trying after every commit
             # would slow recording down while another program has the catalog open for an afternoon.
             self._not_before = time.monotonic() + _PAUSE
             return
@@ -230,31 +238,31 @@ class Database:
             try:
                 self._let_go()
             finally:
-                self._at_work = False
+                self._busy = False
                 self._mutex.release()
 
     def verify(self, *, timeout: float) -> None:
-        """Look whose catalog this is, if nobody is in the way, and migrate an older one that may be written."""
-        with _Turn(self, time.monotonic() + 1.0):
+        """Look whose catalog this is, if no process is in the way, and migrate an older one that may be written."""
+        with _Guard(self, time.monotonic() + 1.0):
             try:
                 if self.con is None:
-                    self._lease.acquire(exclusive=False, timeout=0.0)
+                    self._catalog_lock.acquire(exclusive=False, timeout=0.0)
                     if not self._open_to_read(time.monotonic()):
                         self._give_up()
                         if self._writable:
                             # Now, and before anything is recorded that an older process cannot read.
-                            self._lease.acquire(exclusive=True, timeout=timeout)
+                            self._catalog_lock.acquire(exclusive=True, timeout=timeout)
                             self._open(time.monotonic() + timeout)
             except StoreBusy:
-                # Whoever has it open now checked the same; the next query looks again.
+                # The process that has it open now checked the same; the next query looks again.
                 return
 
     def create_if_missing(
         self, *, timeout: float, may_create: Callable[[], None], meta: Mapping[str, str]
     ) -> None:
-        """Make an empty catalog under the lease unless somebody was faster."""
-        with _Turn(self, time.monotonic() + timeout):
-            self._lease.acquire(exclusive=True, timeout=timeout)
+        """Make an empty catalog under the lock unless another process was faster."""
+        with _Guard(self, time.monotonic() + timeout):
+            self._catalog_lock.acquire(exclusive=True, timeout=timeout)
             if not self._layout.catalog.exists():
                 may_create()
                 create_catalog(self._layout, self.instance, meta)
@@ -264,20 +272,20 @@ class Database:
     @property
     def lingering(self) -> bool:
         """Whether the catalog is held open without being used."""
-        return self._lease.held
+        return self._catalog_lock.held
 
     def expire(self) -> None:
-        """Give the catalog up when the linger is over or somebody waits."""
-        if not self._lease.held or not self._try_enter():
+        """Give the catalog up when the linger is over or a process waits."""
+        if not self._catalog_lock.held or not self._try_enter():
             return
         try:
             over = time.monotonic() - self._idle_since > LINGER
             # A thread of this process that has come to ask meanwhile need not wait for the checkpoint, nor open
             # everything again.
-            if self._lease.wanted() or (over and not self._coming):
+            if self._catalog_lock.wanted() or (over and not self._coming):
                 self._give_up()
         finally:
-            self._at_work = False
+            self._busy = False
             self._mutex.release()
 
     def close(self) -> None:
@@ -287,7 +295,7 @@ class Database:
         """
         with self._mutex:
             self._closed = True
-            if self._depth == 0 and not self._at_work:
+            if self._depth == 0 and not self._busy:
                 self._end()
 
     def _end(self) -> None:
@@ -295,7 +303,7 @@ class Database:
         self._release_instance()
 
     def _release_instance(self) -> None:
-        self.instance.put_by()
+        self.instance.release()
         if self._copy is not None:
             self._copy.cleanup()
             self._copy = None
@@ -303,7 +311,7 @@ class Database:
     def before_fork(self) -> None:
         """Leave nothing open that a child could inherit."""
         self._held_for_fork = self._mutex.acquire(timeout=10.0)
-        if self._held_for_fork and self._depth == 0 and not self._at_work:
+        if self._held_for_fork and self._depth == 0 and not self._busy:
             self._give_up()
             # Its threads would not exist in the child, which would wait for them at its end.
             self.instance.discard()
@@ -321,12 +329,12 @@ class Database:
         _abandoned.extend(self.instance.abandon())
         self.con = self._applied = None
         self._checkpoint = Checkpoint(self._layout)
-        self._lease.abandon()
-        self._lease = Lease(self._layout, writable=self._writable, look=self._look)
+        self._catalog_lock.abandon()
+        self._catalog_lock = CatalogLock(self._layout, writable=self._writable, look=self._look)
         self._mutex = threading.RLock()
         self._coming = set()
         self._depth = 0
-        self._at_work = False
+        self._busy = False
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -350,7 +358,7 @@ class Database:
             # Another thread closed the store after this one had looked: nothing is opened again.
             self._mutex.release()
             raise StoreClosed
-        if self._at_work:
+        if self._busy:
             # The mutex lets its own thread in again. In the middle of a transaction that would commit half of it.
             self._mutex.release()
             raise StoreBusy(
@@ -359,23 +367,23 @@ class Database:
                 "when the interrupted call has returned. Recording and closing work there too."
             )
         self._depth += 1
-        self._at_work = True
+        self._busy = True
 
     def _try_enter(self) -> bool:
-        """Enter for what nobody asked for, unless something is under way."""
+        """Enter for work that no caller asked for, unless something is under way."""
         if self._refusal is not None or not self._mutex.acquire(blocking=False):
             return False
-        if self._closed or self._depth > 0 or self._at_work:
+        if self._closed or self._depth > 0 or self._busy:
             self._mutex.release()
             return False
-        self._at_work = True
+        self._busy = True
         return True
 
     def _leave(self, *, interrupted: bool) -> None:
         self._depth -= 1
         try:
             if interrupted:
-                # A transaction may be open, a lock half taken: nobody can say how far the operation had come.
+                # A transaction may be open, a lock half taken: how far the operation had come is unknown.
                 if self.con is not None:
                     with contextlib.suppress(duckdb.Error):  # there is none, most of the time
                         self.con.execute("ROLLBACK")
@@ -385,31 +393,31 @@ class Database:
             elif self._depth == 0:
                 self._let_go()
         finally:
-            self._at_work = False
+            self._busy = False
             self._mutex.release()
 
     @contextlib.contextmanager
-    def _let_in(self, again: bool) -> Iterator[None]:
-        """Whether this thread may come in once more meanwhile.
+    def _allow_reentry(self, again: bool) -> Iterator[None]:
+        """Allow this thread to re-enter while the block runs, or not.
 
         While a question is answered, and between the steps of `exclusive`, it may; during one of these it may not.
         """
-        before, self._at_work = self._at_work, not again
+        before, self._busy = self._busy, not again
         try:
             yield
         finally:
-            self._at_work = before
+            self._busy = before
 
     def _let_go(self) -> None:
-        """End of an operation: linger, unless somebody waits."""
+        """End of an operation: linger, unless a process waits."""
         if self._depth > 0:
             return
         if self._closed:
             self._end()
             return
-        if not self._lease.held:
+        if not self._catalog_lock.held:
             return
-        if self.con is None or self._lease.wanted():
+        if self.con is None or self._catalog_lock.wanted():
             self._give_up()
             return
         self._idle_since = time.monotonic()
@@ -430,7 +438,7 @@ class Database:
         if self.con is not None and self._nothing_new():
             return self.con
         if self.con is None and self._nothing_new():
-            self._lease.acquire(exclusive=False, timeout=_left(deadline))
+            self._catalog_lock.acquire(exclusive=False, timeout=_left(deadline))
             # A shared log knows only now what this catalog has.
             if self._open_to_read(deadline) and self.con is not None and self._nothing_new():
                 return self.con
@@ -439,7 +447,7 @@ class Database:
     def _ready_read_only(self, deadline: float) -> Connection:
         con = self.con
         if con is None:
-            self._lease.acquire(exclusive=False, timeout=_left(deadline))
+            self._catalog_lock.acquire(exclusive=False, timeout=_left(deadline))
             con = self._open_read_only(deadline)
         entries = [] if self._told_pending else self._journal.pending()
         applied = self._run(applied_ids, con) if entries else set()
@@ -455,11 +463,11 @@ class Database:
         return con
 
     def _ready_to_write(self, deadline: float, at_most: int | None = None) -> Connection:
-        if self._lease.mode != "exclusive":
+        if self._catalog_lock.mode != "exclusive":
             self._give_up()
-            self._lease.acquire(exclusive=True, timeout=_left(deadline))
-        give_back(self._layout)
-        # A gc that died left blobs aside. Its claims are read before the journal is applied.
+            self._catalog_lock.acquire(exclusive=True, timeout=_left(deadline))
+        release_reserve(self._layout)
+        # A gc that died left blobs in the trash. Its claims are read before the journal is applied.
         unsettled = not self.sweeping and any(True for _ in self._layout.blobs.list("", trashed=True))
         claimed = self.claims.read(remove_dead=True) if unsettled else set()
         self._inbox.take(self._journal)
@@ -469,17 +477,17 @@ class Database:
         return con
 
     def _give_up(self) -> None:
-        self.disconnect(hurried=self._lease.wanted())
-        if self._lease.mode == "exclusive":
-            keep_back(self._layout)
-        self._lease.release()
+        self.disconnect(hurried=self._catalog_lock.wanted())
+        if self._catalog_lock.mode == "exclusive":
+            hold_reserve(self._layout)
+        self._catalog_lock.release()
 
     # -- opening -----------------------------------------------------------------------------
 
     def _open(self, deadline: float, *, look: bool = True) -> Connection:
         """Open it to be changed; errors of all three as for `connect`."""
         self.con = self.connect(read_only=False, deadline=deadline)
-        self._arriving = Incoming()
+        self._arriving = StagedRows()
         self._applied, self._kept, self._kept_bytes = None, 0, 0
         if self._layout.wal.exists():  # left by a process that was killed, or by a full disk
             self._checkpoint.need(tidying=False)
@@ -564,7 +572,7 @@ class Database:
                     report.warn()
                     raise
                 small = True
-                # Nobody can say what the connection is still good for.
+                # Whether the connection still works is unknown.
                 self.disconnect(hurried=True)
                 con = self._open(deadline)
             finally:
@@ -670,7 +678,7 @@ class Database:
         if con is None:
             return
         try:
-            # On a full disk the log stays beside the file, and the commits in the journal; nothing is missing.
+            # On a full disk the log stays next to the file, and the commits in the journal; nothing is missing.
             with contextlib.suppress(duckdb.Error, OSError):
                 if self._checkpoint.write(con, hurried=hurried) and self._applied:
                     self._release(con, self._applied)
@@ -686,8 +694,8 @@ class Database:
             self.con = None
 
 
-class _Turn:
-    """One thread's turn with the catalog."""
+class _Guard:
+    """Hold the catalog for one thread during a block."""
 
     def __init__(self, access: Database, deadline: float) -> None:
         self._access = access

@@ -65,7 +65,7 @@ def encode_array(value: Any, name: str) -> tuple[StoredArray, np.ndarray]:
     array = as_array(value, name)
     if array.dtype.names is not None:
         raise InvalidInput(
-            f"{name}: expected one value an entry, found records with the fields {', '.join(array.dtype.names)}. "
+            f"{name}: expected one value per entry, found records with the fields {', '.join(array.dtype.names)}. "
             "Save each field as an array of its own."
         )
     if array.dtype.hasobject:
@@ -106,7 +106,7 @@ def decode_array(array_hash: str, dtype: str, shape: str, data: bytes) -> np.nda
     return array.copy()
 
 
-# No more digits: the number above the highest must still be one that the catalog can hold, whoever chose that.
+# No more digits: the number above the highest must still be one that the catalog can hold, whatever program chose it.
 _NAME = re.compile(r"^(\d{12,15})-([0-9a-f-]{36})\.seg$")
 _MOST_NUMBER = 10**15 - 1
 _TMP_AGE = 3600.0
@@ -142,7 +142,7 @@ class Entry(msgspec.Struct, frozen=True, order=True):
 
 
 class Rejection(msgspec.Struct, frozen=True):
-    """A segment that could not be applied, as its note beside it says."""
+    """A segment that could not be applied, as the note next to it says."""
 
     txid: str
     claim: str
@@ -198,7 +198,7 @@ class Journal:
 
         `alone` tells whether the caller's is the only claim of a living store object.
         """
-        # Another store object makes a claim before it commits. While the folder of claims is as it was, nobody else
+        # Another store object makes a claim before it commits. While the folder of claims is as it was, nothing else
         # commits, and the long listing of a journal that cannot be applied is not repeated each time.
         claims = self._claims_changed()
         if self._unlisted and claims == self._alone_since:
@@ -248,7 +248,7 @@ class Journal:
     def pending(self) -> list[Entry]:
         """Segments to apply, in order, without gaps that a concurrent writer could still fill.
 
-        One listing of a folder is no snapshot: it can show a later file and miss an earlier
+        One listing of a folder is not a snapshot: it can show a later file and miss an earlier
         one. Whatever the second listing has up to the highest number of the first is complete.
         """
         first = self._list_once()
@@ -282,7 +282,7 @@ class Journal:
         """Keep them until `remove`."""
 
     def changing(self, catch_up: Callable[[], None]) -> contextlib.AbstractContextManager[_LocalChange]:
-        """Return a frame that does nothing: the lease keeps others out."""
+        """Return a frame that does nothing: the lock keeps others out."""
         return contextlib.nullcontext(_LocalChange())
 
     def remove(self, entries: list[Entry]) -> None:
@@ -326,7 +326,7 @@ class Journal:
         return Rejection(entry.txid, claim, reason, target)
 
     def rejections(self) -> list[Rejection]:
-        """All segments set aside so far."""
+        """All segments rejected so far."""
         found = []
         try:
             notes = sorted(self._layout.rejected.glob("*.json"))
@@ -451,7 +451,7 @@ def sweep_drafts(target: Path) -> None:
 
 
 def remove_leftover(path: Path) -> None:
-    """Remove a file or folder that `leftovers` listed; one that is gone already is no error."""
+    """Remove a file or folder that `leftovers` listed; one that is gone already is not an error."""
     if path.is_dir() and not path.is_symlink():
         try:
             shutil.rmtree(path)
@@ -546,7 +546,7 @@ class Segment(msgspec.Struct):
 def encode(
     rows: Mapping[str, Sequence[tuple[Any, ...]]], *, txid: str, claim: str, session: str, created: str
 ) -> list[bytes]:
-    """Encode rows (tuples in column order, a list a table) as the pieces of a segment."""
+    """Encode rows (tuples in column order, one list per table) as the pieces of a segment."""
     streams: list[bytes] = []
     index: list[tuple[str, int, int]] = []
     for name in SEGMENT_TABLES:

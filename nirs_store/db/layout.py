@@ -90,7 +90,7 @@ def _mounted(table: bytes, folder: Path) -> str:
 
 
 def _macos(folder: Path) -> str:
-    # struct statfs: f_fstypename stands at byte 72 where inodes have 64 bits.
+    # struct statfs: f_fstypename is at byte 72 where inodes have 64 bits.
     buffer = ctypes.create_string_buffer(4096)
     if ctypes.CDLL(None, use_errno=True).statfs(os.fsencode(folder), buffer):
         return ""
@@ -126,7 +126,7 @@ def as_folder(value: Any, name: str) -> Path:
     try:
         folder = Path(text).expanduser().absolute()
         str(folder).encode()
-    except RuntimeError as error:  # the home of nobody
+    except RuntimeError as error:  # of a user without a home
         raise InvalidInput(
             f"{name}: {text!r} cannot be the name of a folder: {error} Nothing was changed."
         ) from error
@@ -192,10 +192,10 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
     wait = _place("journal/wait")
     # Who holds the lock, for error messages only.
     holder = _place("journal/holder")
-    # Space kept back for cleaning up on a full disk.
+    # Space reserved for cleaning up on a full disk.
     reserve = _place("journal/reserve")
     # A byte for each checkpoint that left small row groups in the catalog; only its size counts.
-    untidied = _place("journal/untidied")
+    uncompacted = _place("journal/untidied")
     # How many changes the catalog must hold at least; a smaller count in it means that some were lost.
     change_count = _place("journal/change-count")
     # The workspace's settings as recording calls read them: a copy of the catalog's.
@@ -292,7 +292,7 @@ def put_in_place(draft: Path, target: Path) -> None:
     fsync_dir(target.parent)
 
 
-# -- Space kept back for cleaning up: a file that is given up when the disk is full.
+# -- Space reserved for cleaning up: a file that is given up when the disk is full.
 
 
 RESERVE_BYTES = 1 << 19
@@ -300,17 +300,17 @@ _PLENTY = 16 << 20
 _LITTLE = 2 << 20
 
 
-def keep_back(layout: Layout) -> None:
+def hold_reserve(layout: Layout) -> None:
     """Make the file when it is not there and there is plenty of space; a part of one does no harm."""
-    with contextlib.suppress(OSError):  # it is a convenience: without room or right nothing is kept back
+    with contextlib.suppress(OSError):  # it is a convenience: without room or right nothing is reserved
         if os.path.lexists(layout.reserve) or shutil.disk_usage(layout.root).free < _PLENTY:
             return
         # Random bytes: a file system that compresses would keep nothing for zeros.
         replace_plain(layout.reserve, os.urandom(RESERVE_BYTES))
 
 
-def give_back(layout: Layout) -> None:
-    """Free the space when next to nothing else is left; to be called with the lease held alone."""
+def release_reserve(layout: Layout) -> None:
+    """Free the space when next to nothing else is left; to be called with the lock held alone."""
     with contextlib.suppress(OSError):  # what cannot be freed is missed by the operation, which says so
         if little_is_left(layout):
             layout.reserve.unlink(missing_ok=True)
@@ -324,7 +324,7 @@ def little_is_left(layout: Layout) -> bool:
         return False
 
 
-# -- The folders of a workspace: made when they are missing, refused when they are somebody else's.
+# -- The folders of a workspace: made when they are missing, refused when they are not ours.
 
 
 def make_session(layout: Layout) -> None:
@@ -351,7 +351,7 @@ def make_folders(layout: Layout, exists: bool) -> bool:
 
 
 def refuse_linked_folders(layout: Layout) -> None:
-    """Refuse a workspace whose own folders are links: what is swept and deleted there would be somebody else's."""
+    """Refuse a workspace whose own folders are links: what is swept and deleted there would not be ours."""
     for folder in (*layout.folders, layout.inbox):
         try:
             found = os.lstat(folder)

@@ -1,8 +1,8 @@
 """Who may have store.duckdb open right now, which sessions live, and which blobs they claim.
 
-The lease is an OS lock on ``journal/lock``. Readers that find the journal empty share it, everybody else
-takes it alone. A waiter polls and touches ``journal/wait`` at each poll; whoever could linger,
-or take the lease without needing it now, does not while that touch is fresh. A touch expires
+The lock is an OS lock on ``journal/lock``. Readers that find the journal empty share it, all others
+takes it alone. A waiter polls and touches ``journal/wait`` at each poll; a process that could linger,
+or take the lock without needing it now, does not while that touch is fresh. A touch expires
 by itself, where a lock used as an announcement would be pinned by a stopped waiter.
 """
 
@@ -127,7 +127,7 @@ _FRESH = 0.020
 _COURTESY = 0.040
 
 
-class Lease:
+class CatalogLock:
     """One process's hold on a workspace's catalog; not thread-safe (the engine's mutex is)."""
 
     def __init__(self, layout: Layout, *, writable: bool, look: Callable[[], None] = lambda: None) -> None:
@@ -140,11 +140,11 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """Whether this object holds the lease, shared or alone."""
+        """Whether this object holds the lock, shared or alone."""
         return self.mode is not None
 
     def acquire(self, *, exclusive: bool, timeout: float) -> None:
-        """Wait for the lease."""
+        """Wait for the lock."""
         start = time.monotonic()
         if not exclusive:
             while self.wanted() and time.monotonic() - start < _COURTESY:
@@ -156,11 +156,11 @@ class Lease:
             time.sleep(_POLL + random.random() * _POLL)
 
     def try_acquire(self) -> bool:
-        """Take the lease alone if nobody has it and nobody waits for it."""
+        """Take the lock alone if no process has it or waits for it."""
         return not self.wanted() and self._try(exclusive=True)
 
     def release(self) -> None:
-        """Give the lease up."""
+        """Give the lock up."""
         if self._fd is None:
             self.mode = None
             return
@@ -174,14 +174,14 @@ class Lease:
         self._fd = None
 
     def abandon(self) -> None:
-        """Forget the lease in a forked child: closing is enough, unlocking would free the parent's."""
+        """Forget the lock in a forked child: closing is enough, unlocking would free the parent's."""
         if self._fd is not None:
             os.close(self._fd)
         self._fd = None
         self.mode = None
 
     def wanted(self) -> bool:
-        """Whether somebody was waiting for the lease within the last 20 ms."""
+        """Whether a process was waiting for the lock within the last 20 ms."""
         try:
             age = time.time() - os.lstat(self._layout.wait).st_mtime
         except OSError:
@@ -195,7 +195,7 @@ class Lease:
             except FileNotFoundError as error:
                 if self._writable:
                     raise write_error(self._layout.lock, error) from error
-                # A copy of a workspace without its machinery, read-only: nobody writes there.
+                # A copy of a workspace without its machinery, read-only: no process writes there.
                 self.mode = "none"
                 return True
             except OSError as error:
@@ -252,13 +252,13 @@ class Lease:
 
 @contextlib.contextmanager
 def alone(layout: Layout, *, timeout: float) -> Iterator[None]:
-    """Hold the lease of a workspace alone, without opening its catalog."""
-    lease = Lease(layout, writable=True)
-    lease.acquire(exclusive=True, timeout=timeout)
+    """Hold the lock of a workspace alone, without opening its catalog."""
+    catalog_lock = CatalogLock(layout, writable=True)
+    catalog_lock.acquire(exclusive=True, timeout=timeout)
     try:
         yield
     finally:
-        lease.release()
+        catalog_lock.release()
 
 
 def _read_holder(path: Path) -> dict[str, object]:
@@ -276,7 +276,7 @@ def _parse_time(text: object) -> datetime | None:
         return None
 
 
-# -- Who lives, what they claim, and the blobs that a gc has set aside until it has read both.
+# -- Who lives, what they claim, and the blobs that a gc has moved to the trash until it has read both.
 
 
 # How the system, and `open_plain`, say that something else is in the place of a file.
@@ -341,7 +341,7 @@ class Claims(Protocol):
 
     @property
     def collector(self) -> Collector | None:
-        """What a gc does without a trash; None where it sets blobs aside."""
+        """What a gc does without a trash; None where it moves blobs to the trash."""
 
 
 class ClaimFolder:
@@ -357,7 +357,7 @@ class ClaimFolder:
     collector = None
 
     def generation(self, digest: str, /) -> int:
-        """Use each key again: one lease holder at a time deletes files."""
+        """Use each key again: one lock holder at a time deletes files."""
         return 0
 
     def living(self) -> list[str]:
@@ -397,7 +397,7 @@ class ClaimFile:
         return self.exists and living(self._layout) == [self.claim_id]
 
     def ensure(self) -> None:
-        """Make the file. It is locked before it gets its name, so nobody ever sees it unlocked."""
+        """Make the file. It is locked before it gets its name, so no process ever sees it unlocked."""
         with self._lock:
             if self._fd is not None:
                 return
@@ -459,7 +459,7 @@ class ClaimFile:
             self._ended = True
             if self._fd is None:
                 return
-            # Unlinked while locked: nobody may see it unlocked and take its owner for dead.
+            # Unlinked while locked: no process may see it unlocked and take its owner for dead.
             # Windows refuses to unlink an open file; there it goes right after.
             with contextlib.suppress(OSError):
                 self._path.unlink()
@@ -479,13 +479,13 @@ class ClaimFile:
 
 
 def _is_alive(path: Path, *, network: bool) -> bool:
-    """Whether the owner of a claim file lives: its lock cannot be taken. What is not a file was never locked."""
+    """Whether the owner of a claim file lives: its lock cannot be taken. Anything but a file was never locked."""
     try:
         fd = open_lock_file(path, create=False, writable=os.access(path, os.W_OK))
     except FileNotFoundError:
         return False
     except OSError as error:
-        # Another user may have shut the others out, or the disk fails: then nobody can say that he is gone.
+        # Another user may have shut the others out, or the disk fails: then nothing proves that it is gone.
         return error.errno not in _NO_FILE
     try:
         if try_lock(fd, exclusive=False, network=network):
@@ -535,9 +535,9 @@ def read_claims(layout: Layout, *, remove_dead: bool) -> set[str]:
 
 
 def settle_trash(con: duckdb.DuckDBPyConnection, blobs: BlobBackend, claimed: set[str]) -> tuple[int, int]:
-    """Put back what a row names or somebody claims, and delete the rest; returns its objects and bytes.
+    """Put back what a row names or a session claims, and delete the rest; returns its objects and bytes.
 
-    The claims were read before the journal was last applied, the lease is held alone.
+    The claims were read before the journal was last applied, the lock is held alone.
     """
     keys = set(blobs.list("", trashed=True))
     if not keys:

@@ -98,7 +98,7 @@ class CommitLog(Protocol):
         """Set a commit aside, with a note that says why."""
 
     def rejections(self) -> list[Rejection]:
-        """List the commits that were set aside so far."""
+        """List the commits that were rejected so far."""
 
     def rejections_of(self, claim: str) -> list[Rejection]:
         """List those of one writer that appeared since the last call; cheap when there are none."""
@@ -211,7 +211,7 @@ class Inbox:
         return count
 
     def take(self, log: CommitLog) -> None:
-        """Move what waits into the journal, the blobs first; what is damaged is set aside, whole."""
+        """Move what waits into the journal, the blobs first; what is damaged is rejected, whole."""
         # The log of a shared workspace is elsewhere, and a replica has no inbox.
         if not isinstance(log, Journal):
             return
@@ -249,7 +249,7 @@ class Inbox:
             )
 
     def _checked(self, log: Journal, session: Layout, entry: Entry) -> Segment | None:
-        """Read a commit and bring its blobs; None where it has to wait, or was set aside."""
+        """Read a commit and bring its blobs; None where it has to wait, or was rejected."""
         try:
             segment = read_entry(entry)
             if segment.delta is not None:

@@ -34,7 +34,7 @@ from nirs_store.db.table import Table
 from nirs_store.errors import CatalogDamaged, WorkspaceElsewhere
 from nirs_store.ids import new_id, now_naive
 
-# -- How many changes the catalog should hold: a number in it, and the same number in a file beside it.
+# -- How many changes the catalog should hold: a number in it, and the same number in a file next to it.
 
 
 LOST = "store.duckdb"
@@ -350,7 +350,7 @@ def drop_setting(con: duckdb.DuckDBPyConnection, name: str) -> None:
 
 
 class SettingsMirror:
-    """The file beside the catalog, read again when it has changed."""
+    """The file next to the catalog, read again when it has changed."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -384,7 +384,7 @@ class SettingsMirror:
         return values
 
     def reconcile(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Make the file say what the catalog says; the lease is held."""
+        """Make the file say what the catalog says; the lock is held."""
         values = read_settings(con)
         try:
             same = dict(self.current()) == values

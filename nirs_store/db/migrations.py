@@ -51,7 +51,7 @@ from nirs_store.ids import new_id, now_naive
 # costs a fifth of a megabyte; putting together those of 81 took 0.26 s.
 MOST = 128
 _COMMITS_A_MARK = 16
-# Commits beside which putting groups together counts for little.
+# Commits next to which putting groups together counts for little.
 MANY = 64
 _DUCKDB_DEFAULT = 100
 # What a checkpoint adds to the file besides the rows.
@@ -73,7 +73,7 @@ class Checkpoint:
         self._tidying = self._tidying or tidying
 
     def offer(self) -> None:
-        """Have it put them together if it has much to write anyway: nobody of this process waits for it."""
+        """Have it put them together if it has much to write anyway: no thread of this process waits for it."""
         self._tidying = self._tidying or self._commits >= MANY
 
     def count(self, commits: int) -> None:
@@ -90,7 +90,7 @@ class Checkpoint:
         if tidying:
             con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
             with contextlib.suppress(OSError):
-                self._layout.untidied.unlink(missing_ok=True)
+                self._layout.uncompacted.unlink(missing_ok=True)
             return True
         try:
             con.execute("SET GLOBAL max_vacuum_tasks = 0")
@@ -100,7 +100,7 @@ class Checkpoint:
                 con.execute(f"SET GLOBAL max_vacuum_tasks = {_DUCKDB_DEFAULT}")
         # A hint for the next process that holds the lock; without it groups stay small for longer.
         with contextlib.suppress(OSError):
-            marks = open_plain(self._layout.untidied, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            marks = open_plain(self._layout.uncompacted, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             with os.fdopen(marks, "ab") as file:
                 file.write(b"." * (1 + commits // _COMMITS_A_MARK))
         return True
@@ -109,7 +109,7 @@ class Checkpoint:
         """Whether the disk has room for what the log holds; much of that may have been deleted again."""
         try:
             logged, free = self._layout.wal.stat().st_size, shutil.disk_usage(self._layout.root).free
-        except OSError:  # there is no log, or nobody can say
+        except OSError:  # there is no log, or it is not known
             return True
         if free >= logged + _OVERHEAD:
             return True
@@ -117,7 +117,7 @@ class Checkpoint:
 
     def _marks(self) -> int:
         try:
-            return stat_plain(self._layout.untidied).st_size
+            return stat_plain(self._layout.uncompacted).st_size
         except OSError:
             return 0
 
@@ -131,7 +131,7 @@ def compact(
 ) -> None:
     """Copy the catalog row by row into a new file and rename it into place.
 
-    The lease is held alone, the catalog is closed in `instance` and its log was checkpointed. `finish` writes a
+    The lock is held alone, the catalog is closed in `instance` and its log was checkpointed. `finish` writes a
     last thing into the new file. Nothing has changed when this raises.
     """
     if layout.wal.exists():
@@ -455,7 +455,7 @@ def migrate_catalog(
     instance: Instance,
     steps: Sequence[Migration] | None = None,
 ) -> None:
-    """Run the pending steps under the exclusive lease, the catalog being closed."""
+    """Run the pending steps under the exclusive lock, the catalog being closed."""
     # Replays a log that a crash left, so that the copy is the whole catalog. Nothing of this
     # process has the file open afterwards: copying it by open() cannot drop a lock in use.
     con = instance.attach(read_only=False)
@@ -571,7 +571,7 @@ def open_when_free(
 def open_migrated_copy(layout: Layout, folder: Path, *, options: Options) -> duckdb.DuckDBPyConnection:
     """Attach a copy of an older catalog, brought up to date in a folder of its own.
 
-    For stores that may write nothing: the workspace stays as it is. The lease is held, and this process
+    For stores that may write nothing: the workspace stays as it is. The lock is held, and this process
     has the catalog closed, so that copying it drops no lock.
     """
     copy = Layout(folder)

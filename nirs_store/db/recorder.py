@@ -52,14 +52,14 @@ class Buffer:
         names = column_names(table)
         get = values.get
         row = tuple([get(name) for name in names])
-        # What was given and not taken would be lost without a word.
+        # Values given and not taken would be lost without a word.
         if len(row) - row.count(None) < len(values) and not values.keys() <= set(names):
             raise KeyError(f"{table} has no columns {sorted(values.keys() - set(names))}")
         self.rows[table].append(row)
         self.nbytes += _ROW_BYTES
 
     def add_array(self, row: StoredArray) -> str:
-        """Add an array once a commit. Each commit carries the bytes of what it names.
+        """Add an array once per commit. Each commit carries the bytes of what it names.
 
         Whether the catalog has them already cannot be known here: another process may delete
         the last prediction that uses them before this commit is applied.
@@ -93,7 +93,7 @@ class Buffer:
 # -- What this process knows to exist, so that recording need not ask the catalog.
 
 
-class KnownIds:
+class IdCache:
     """The last ids of each kind that were made or looked up here, each with a note.
 
     Bounded, because a training loop makes millions; what fell out is looked up again.
@@ -210,7 +210,7 @@ class Recorder:
     def recording(self, *, commit: bool = False, beside: bool = False) -> Iterator[Buffer]:
         """Add rows; with `commit` they are durable when the block is left normally.
 
-        A block that is left by an exception has recorded nothing. With `beside`, the rows are no part of this
+        A block that is left by an exception has recorded nothing. With `beside`, the rows are not part of this
         thread's transaction, and stay when it is given up.
         """
         unit = Buffer()
@@ -243,7 +243,7 @@ class Recorder:
 
     def _many_bytes_wait(self) -> bool:
         if self._unapplied_bytes >= _APPLY_BYTES:
-            # Whoever asked meanwhile has applied most of it, maybe, and is asking again just now.
+            # A query meanwhile may have applied most of it, and be asking again just now.
             self._unapplied_bytes = self._journal.nbytes()
         return self._unapplied_bytes >= _APPLY_BYTES
 
@@ -445,7 +445,7 @@ def _merged(units: list[Buffer]) -> Buffer:
 
 
 def _with_curves(rows: Mapping[str, list[tuple[Any, ...]]]) -> Mapping[str, list[tuple[Any, ...]]]:
-    """Join the points of each training curve, which a loop records one by one, into one row a commit."""
+    """Join the points of each training curve, which a loop records one by one, into one row per commit."""
     single = rows.get("metrics", ())
     if len(single) < 2:
         return rows
@@ -494,7 +494,7 @@ class Kept(Protocol):
         """Do what is due."""
 
 
-class Keeper:
+class BackgroundFlusher:
     """Starts its thread when there is first something to keep; the thread is a daemon."""
 
     def __init__(self, kept: Kept) -> None:
@@ -531,7 +531,7 @@ class Keeper:
 
     @property
     def is_this_thread(self) -> bool:
-        """Whether the caller is what the keeper does."""
+        """Whether the caller is the background flusher."""
         return self._thread is threading.current_thread()
 
     def _run(self) -> None:

@@ -263,7 +263,7 @@ CREATE TABLE corrections (
     number INTEGER NOT NULL, slope DOUBLE, bias DOUBLE, samples JSON, reason VARCHAR, author VARCHAR NOT NULL,
     metadata JSON, created_at TIMESTAMP NOT NULL, retired_at TIMESTAMP
 );
--- A row a sample and target. Labels of a classifier are not numbers. No index, which every application of the journal
+-- One row per sample and target. Labels are not numbers. No index, which every application of the journal
 -- would have to keep up: a commit is applied once, so an id comes once.
 CREATE TABLE measurements (
     measurement_id VARCHAR NOT NULL, batch_id VARCHAR NOT NULL, calibration VARCHAR, version INTEGER,

@@ -1,4 +1,4 @@
-"""The engine of one open store: folder, blobs, buffer, journal, lease and catalog together.
+"""The engine of one open store: folder, blobs, buffer, journal, lock and catalog together.
 
 `WorkspaceStore` and the functions over a store work through it. It knows nothing of runs or
 chains; it opens, records, asks, changes and closes.
@@ -40,7 +40,7 @@ from nirs_store.db.layout import (
 from nirs_store.db.lock import ClaimFolder, Claims
 from nirs_store.db.log import CommitLog, InboxClaims, InboxLog
 from nirs_store.db.marks import Presence, SettingsMirror
-from nirs_store.db.recorder import LOOK_FOR_SETTINGS, Buffer, Keeper, KnownIds, Recorder
+from nirs_store.db.recorder import LOOK_FOR_SETTINGS, BackgroundFlusher, Buffer, IdCache, Recorder
 from nirs_store.db.sql import execute
 from nirs_store.errors import (
     NirsStoreError,
@@ -137,7 +137,7 @@ class Engine:
         self.layout = layout
         # The replica is also written in a read-only store, which applies commits to it.
         self.writable = writable and not settings.read_only
-        self.known = KnownIds()
+        self.id_cache = IdCache()
         self.journal = parts.log
         self.workspace_settings = SettingsMirror(Layout(settings.root) if settings.inbox else layout)
         self._presence = Presence(layout, writable=writable, network=not settings.inbox and layout.on_network)
@@ -154,7 +154,7 @@ class Engine:
         self.session_id = settings.session_id or parts.session_id or claim_id
         self._session_recorded = not self._owns_session
         self._claim = self.claims.own(claim_id)
-        self._keeper = Keeper(self)
+        self._flusher = BackgroundFlusher(self)
         options = Options(settings.threads, settings.memory_limit)
         self.access = Database(
             layout,
@@ -162,7 +162,7 @@ class Engine:
             self.claims,
             writable=writable,
             options=options,
-            on_idle=self._keeper.wake,
+            on_idle=self._flusher.wake,
             on_open=self.workspace_settings.reconcile if writable else None,
             closed=_only_records(settings.root) if settings.inbox else None,
             look=self._presence.check,
@@ -173,7 +173,7 @@ class Engine:
             self._claim,
             self.session_id,
             every_call=settings.durability == "call",
-            on_buffered=self._keeper.wake,
+            on_buffered=self._flusher.wake,
             on_backlog=self._on_backlog,
             on_discarded=self._forget_discarded,
         )
@@ -220,7 +220,7 @@ class Engine:
         if exists and not layout.journal.exists():
             refuse_foreign(layout, Options(settings.threads, settings.memory_limit))
         if not exists:
-            # Before anything is made; and again under the lease, where nobody can come in between.
+            # Before anything is made; and again under the lock, where no process can come in between.
             refuse_lost_catalog(layout)
             refuse_lost_catalog_of_place(layout, named=settings.blobs is not None)
         if settings.shared is None and settings.blobs is not None and settings.session_id is None:
@@ -261,7 +261,7 @@ class Engine:
             yield buffer
 
     def record_beside(self, add: Callable[[Buffer], None]) -> None:
-        """Record rows beside whatever transaction is under way: they stay when it is given up.
+        """Record rows outside the transaction under way: they stay when it is given up.
 
         For what is said about a call that is about to raise, so nothing else is raised here: what cannot be
         committed waits in the buffer, and the next call is told.
@@ -308,12 +308,12 @@ class Engine:
         """Forget what a transaction threw away."""
         for kind, table in (("run", "runs"), ("pipeline", "pipelines"), ("chain", "chains")):
             for row in rows.rows[table]:
-                self.known.forget(kind, row[0])
+                self.id_cache.forget(kind, row[0])
         for table in ("predictions", "prediction_arrays"):
             for row in rows.rows[table]:
-                self.known.forget("prediction", row[0])
+                self.id_cache.forget("prediction", row[0])
         for row in rows.rows["changes"]:
-            self.known.forget("pipeline", row[2])
+            self.id_cache.forget("pipeline", row[2])
 
     def flush(self) -> None:
         """Commit what is buffered."""
@@ -345,7 +345,7 @@ class Engine:
         return self.access.change(work, timeout=self.settings.lock_timeout)
 
     def exclusive(self, work: Callable[[Database], T]) -> T:
-        """Run several steps under one exclusive lease; see `Database.exclusive`."""
+        """Run several steps under one exclusive lock; see `Database.exclusive`."""
         self.check_writable()
         self.recorder.flush()
         return self.access.exclusive(work, timeout=self.settings.lock_timeout)
@@ -427,7 +427,7 @@ class Engine:
                 "as a user who may write there (in Python without read_only=True)."
             )
 
-    # -- what the keeper looks after -----------------------------------------------------------
+    # -- what the background flusher does -----------------------------------------------------------
 
     @property
     def next_flush(self) -> float | None:
@@ -444,10 +444,10 @@ class Engine:
 
         With `ask` they are those of now.
         """
-        # The keeper looks each second, but only for a store that has recorded something.
+        # The background flusher looks each second, but only for a store that has recorded something.
         due = not self._claim.exists and time.monotonic() >= self._next_look
         if self.journal.whole and (ask or due) and not self.closed:
-            # What is recorded waits for a server that does not answer; what is asked says so.
+            # Recorded rows wait for a server that does not answer; queries say so.
             with nullcontext() if ask else suppress(SharedStoreUnreachable):
                 self._look_for_settings()
         return self.workspace_settings.current()
@@ -486,7 +486,7 @@ class Engine:
             self.access.try_apply()
             return
         self.backlog = True
-        self._keeper.wake()
+        self._flusher.wake()
 
     # -- closing and forking -------------------------------------------------------------------
 
@@ -504,26 +504,26 @@ class Engine:
                 if last:
                     # A store that is at rest should have nothing in its journal: a reader without
                     # write access cannot apply it. Not waited for; copies in workers leave it to their store.
-                    self._keeper.stop()
+                    self._flusher.stop()
                     self.access.try_apply(at_most=None)
                 rejected = self._new_rejections()
             finally:
-                # Also when interrupted: everything is committed, and half closed helps nobody.
+                # Also when interrupted: everything is committed, and half closed helps no one.
                 self.abort()
         if rejected is not None:
             raise rejected
 
     def abort(self) -> None:
-        """Let everything go without committing."""
+        """Release everything without committing."""
         self._closed = True
         self._let_go()
 
     def _let_go(self) -> None:
-        # Interrupted in here, it is finished by a second `close`, or when nobody holds the store any more.
+        # Interrupted in here, it is finished by a second `close`, or when nothing holds the store any more.
         if self._gone:
             return
         try:
-            self._keeper.stop()
+            self._flusher.stop()
             self.access.close()
             self.blobs.close()
         except OSError:
@@ -542,8 +542,8 @@ class Engine:
 
     def finish(self) -> None:
         """Close at garbage collection or interpreter exit; what cannot be saved is said aloud."""
-        if self._keeper.is_this_thread:
-            # The collector came upon the store in the middle of what its keeper does, a transaction maybe, and the
+        if self._flusher.is_this_thread:
+            # The collector came upon the store in the middle of what its flusher does, a transaction maybe, and the
             # locks let their own thread in. Not a daemon: the interpreter waits for what it commits.
             with suppress(RuntimeError):  # the interpreter is ending and starts no threads
                 threading.Thread(target=self._finish, name="nirs_store end").start()
@@ -581,7 +581,7 @@ class Engine:
         """Detach: own claims, nothing buffered, no thread; saves belong to the parent's session."""
         self._close_lock = threading.RLock()  # a signal handler may close in the middle of closing
         self.blobs.after_fork_in_child()
-        self.known.after_fork_in_child()
+        self.id_cache.after_fork_in_child()
         self.journal.after_fork_in_child()
         self._presence.abandon()
         # The folder in an inbox belongs to one session.
@@ -595,9 +595,9 @@ class Engine:
             self.session_id = self._claim.claim_id
             self._session_recorded = False
         self._pid = os.getpid()
-        self._keeper = Keeper(self)
-        self.access.after_fork_in_child(self._keeper.wake)
-        self.recorder.after_fork_in_child(self._claim, self.session_id, self._keeper.wake)
+        self._flusher = BackgroundFlusher(self)
+        self.access.after_fork_in_child(self._flusher.wake)
+        self.recorder.after_fork_in_child(self._claim, self.session_id, self._flusher.wake)
         self._background_error = None
         self.backlog = False
 

@@ -1,6 +1,6 @@
 """Run statements: parsed once, interrupted by Ctrl-C, with errors in the words of this library.
 
-Of a query to a few rows, DuckDB spends up to a third on the text. What is asked again and again is kept parsed;
+Of a query to a few rows, DuckDB spends up to a third on the text. A repeated query is kept parsed;
 it is bound and planned again each time, so it says nothing about a catalog.
 """
 
@@ -99,7 +99,7 @@ class _Watch:
             signal.set_wakeup_fd(self._other)
 
     def end_thread(self) -> None:
-        """End the thread: Python warns of a fork beside threads. The next block starts another."""
+        """End the thread: Python warns of a fork with other threads. The next block starts another."""
         with self._lock:
             thread, self._thread = self._thread, None
         while thread is not None and thread.is_alive():
@@ -205,7 +205,7 @@ def interruptible(con: duckdb.DuckDBPyConnection, work: Callable[[duckdb.DuckDBP
             raise KeyboardInterrupt
         return found
     except Exception as error:
-        # DuckDB may have seen the signal before the other thread did, and somebody have made another error of that.
+        # DuckDB may have seen the signal before the other thread did, and other code have made another error of it.
         if block.stopped or is_interrupt(error) or watch.heard():
             # The signal may still wait for the main thread: it is handled here, and does not come a second time.
             with contextlib.suppress(KeyboardInterrupt):
@@ -274,7 +274,7 @@ def translated(layout: Layout, give_up: Callable[[], None]) -> Iterator[None]:
     except duckdb.DataError as error:
         raise InvalidInput(f"The catalog cannot answer this: {error} Nothing was changed.") from error
     except OSError as error:
-        # From a file beside the catalog. Errors of this library may be OSErrors too.
+        # From a file next to the catalog. Errors of this library may be OSErrors too.
         if isinstance(error, NirsStoreError):
             raise
         raise write_error(Path(error.filename or layout.journal), error) from error
@@ -380,7 +380,7 @@ def _series(name: str, column: pa.ChunkedArray) -> pl.Series:
     return pl.Series(name, made)
 
 
-# Texts are put together from fixed parts, so there are few; but nobody counts the combinations of filters.
+# Texts are put together from fixed parts, so there are few; but the combinations of filters are not counted.
 _MOST = 512
 _parsed: dict[str, duckdb.Statement] = {}
 
@@ -407,7 +407,7 @@ def execute(con: duckdb.DuckDBPyConnection, sql: str, params: Any = None) -> duc
 _ARRIVING = "arriving"
 
 
-class Incoming:
+class StagedRows:
     """Arrow rows that the statements of one connection see under a name.
 
     Registered once: DuckDB makes a view of them and drops it, which costs as much as inserting a few rows.
@@ -447,9 +447,9 @@ _NOTHING = pa.Table.from_arrays([pa.Array.from_buffers(pa.int8(), 0, [None, None
 
 
 @contextlib.contextmanager
-def incoming(con: duckdb.DuckDBPyConnection) -> Iterator[Incoming]:
+def incoming(con: duckdb.DuckDBPyConnection) -> Iterator[StagedRows]:
     """Rows under a name of their own for as long as the block runs, inside a transaction or not."""
-    rows = Incoming("incoming")
+    rows = StagedRows("incoming")
     rows.register(con)
     try:
         yield rows

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from nirs_store.db.schema import SCHEMA_VERSION, TABLES, arrow_schema, column_names
-from nirs_store.db.sql import Incoming, execute, incoming
+from nirs_store.db.sql import StagedRows, execute, incoming
 from nirs_store.errors import InvalidInput
 from nirs_store.ids import utcnow
 from nirs_store.values import as_float, as_int, as_long, as_text, from_json, to_json
@@ -129,14 +129,14 @@ def _field(data: memoryview, table: int, number: int) -> int:
 MAGIC = b"NIRSDLT1"
 _FORMAT = 1
 _CHANGING = ("INSERT", "UPDATE", "DELETE")
-# What a change may do beside that; everything else could alter rows that are not noted.
+# What a change may do besides that; everything else could alter rows that are not noted.
 _HARMLESS = ("SELECT",)
 _TARGET = re.compile(
     r"\s*(?:WITH\b.*?\)\s*)?(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|UPDATE|DELETE\s+FROM)\s+(?:store\.)?(\w+)",
     re.IGNORECASE | re.DOTALL,
 )
 _RETURNING = re.compile(r"\bRETURNING\b", re.IGNORECASE)
-# What a change may use of its connection beside `execute`: nothing that writes.
+# What a change may use of its connection besides `execute`: nothing that writes.
 _PASSED_ON = (
     "register", "unregister", "extract_statements", "description", "rowcount", "fetchmany", "fetchnumpy", "interrupt",
 )  # fmt: skip
@@ -165,7 +165,7 @@ class Capture:
         self.real = con
         self._con = con
         self._touched: dict[str, set[Any]] = {}
-        # The capturing connection stands in for the real one wherever a change uses it.
+        # The capturing connection replaces the real one wherever a change uses it.
         self.connection = cast("duckdb.DuckDBPyConnection", _Capturing(con, self))
 
     def run(self, statement: str | duckdb.Statement, params: Any) -> Any:
@@ -371,7 +371,7 @@ def _read(data: memoryview, schema: pa.Schema, count: int, name: str, *, older: 
     return table
 
 
-def apply_images(con: duckdb.DuckDBPyConnection, arriving: Incoming, delta: Delta) -> None:
+def apply_images(con: duckdb.DuckDBPyConnection, arriving: StagedRows, delta: Delta) -> None:
     """Replace rows by their images, inside the caller's transaction."""
     for name, (keys, rows) in delta.tables.items():
         key = column_names(name)[0]

@@ -152,7 +152,7 @@ def regression_vector(plan: ReplayPlan, bench: Workbench, output: int | None = N
 def _to_target(
     plan: ReplayPlan, member: Member, bench: Workbench, own: Floats, output: int, outputs: int
 ) -> float | None:
-    """Find what a unit of the model's answer is in units of the target; None where that is no constant."""
+    """Find what a unit of the model's answer is in units of the target; None where that is not a constant."""
     norm = float(own @ own)
     direction = own / norm if norm else own
     steps = np.arange(3.0)

@@ -61,7 +61,7 @@ def permutation_test(
     """Cross-validate the recipe of a chain with shuffled reference values.
 
     Ojala and Garriga (2010), Journal of Machine Learning Research 11, 1833-1863, with the RMSECV of the pooled
-    out-of-fold predictions as the statistic. A large p value says that the RMSECV is no better than chance.
+    out-of-fold predictions as the statistic. A large p value says that the RMSECV is not better than chance.
 
     Parameters
     ----------

@@ -113,7 +113,7 @@ class FoldWatch:
             elif partition == "val" and self._latent is not None:
                 self.found = _measured(self.found, self._latent, _numbers(X))
         except (np.linalg.LinAlgError, InvalidInput) as error:
-            # A calibration is worth keeping where its domain is not to be had; the reason is kept with it.
+            # A calibration is worth keeping where its domain is unknown; the reason is kept with it.
             self._latent = None
             self.found = FoldDomain(unknown=str(error))
 

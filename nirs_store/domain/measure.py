@@ -333,7 +333,7 @@ class Domain:
         else:
             distances = self._distances(each, conventional, alpha)
             middle, worst = _middle(distances), np.max(distances, axis=0)
-            # What is not a number is not inside.
+            # NaN is not inside.
             _add(words, ~(middle <= limit), OUTSIDE)
             _add(words, (middle <= limit) & ~(worst <= limit), SOME_FOLDS)
         chosen = dict(flag) if isinstance(flag, Mapping) else {name: conventional.get(name) for name in flag}

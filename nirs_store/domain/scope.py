@@ -13,7 +13,7 @@ from nirs_store.lazy import polars as pl
 from nirs_store.values import as_text
 
 SCOPE_KEYS = ("matrix", "range", "instruments", "wavelengths", "note")
-# Grids are compared to a thousandth of a channel's distance from its neighbours, which units round away.
+# Grids are compared to a thousandth of a channel's distance from its neighbors, which units round away.
 _SLACK = 1e-6
 
 

@@ -10,7 +10,7 @@ Parameter values are JSON values. What JSON cannot say is a dict of one special 
 estimator inside an estimator), ``tuple``, ``array`` (numpy), ``items`` (a dict whose keys are not text,
 as pairs) and ``float`` ("nan", "inf", "-inf").
 
-A configuration may come from somebody else, so only classes *defined* in an allowed package are
+A configuration may come from elsewhere, so only classes *defined* in an allowed package are
 built: a name that merely leads through one (``sklearn.some_module.os.system``) is refused, and so
 is ``memory``, which names a folder of pickles.
 """

@@ -16,7 +16,7 @@ _SPECIAL_KEYS = {"class", "tuple", "array", "float", "items"}
 
 
 def describe_estimator(estimator: Any) -> dict[str, Any]:
-    """Give the configuration from which :func:`build_estimator` makes the same estimator.
+    """Return the configuration from which :func:`build_estimator` makes the same estimator.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def describe_estimator(estimator: Any) -> dict[str, Any]:
 
 
 def describe_cv(cv: Any) -> dict[str, Any] | int:
-    """Give the value for ``cv`` from which :func:`build_cv` makes the same splitter.
+    """Return the value for ``cv`` from which :func:`build_cv` makes the same splitter.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def _describe_object(value: Any, where: str, *, depth: int) -> dict[str, Any]:
     described = {
         name: _encode(item, f"{where}.{name}", depth=depth + 1)
         for name, item in params.items()
-        # scikit-learn and chemotools mark a renamed parameter that nobody set with this text.
+        # scikit-learn and chemotools mark a renamed parameter that was not set with this text.
         if not (isinstance(item, str) and item == "deprecated")
     }
     return {"class": class_path(type(value)), "params": described}
@@ -103,7 +103,7 @@ def _argument(splitter: Any, name: str, where: str) -> Any:
 
 
 def class_path(cls: type[Any]) -> str:
-    """Give the importable name of a class, by a public module where one offers it.
+    """Return the importable name of a class, by a public module where one offers it.
 
     Private modules move between versions of a package; public ones stay.
 

@@ -1,1 +1,1 @@
-"""Evaluations: recorded, ranked, compared, summarised; and champions."""
+"""Evaluations: recorded, ranked, compared, summarized; and champions."""

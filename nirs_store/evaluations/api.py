@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nirs_store.addresses import user_path
 from nirs_store.db.session import Engine
 from nirs_store.errors import InvalidInput
-from nirs_store.evaluations import boards, champions, report, rows, statistics, tables
+from nirs_store.evaluations import champions, leaderboards, report, rows, statistics, tables
 from nirs_store.evaluations import record as recording
 from nirs_store.evaluations.report import Summary
 from nirs_store.evaluations.statistics import ModelComparison
@@ -25,7 +25,7 @@ Names = list[str]
 
 
 class Evaluations:
-    """Evaluations of models on suites: recorded, ranked, compared, summarised.
+    """Evaluations of models on suites: recorded, ranked, compared, summarized.
 
     Parameters
     ----------
@@ -89,10 +89,10 @@ class Evaluations:
         success_rate : float, optional
             Between 0 and 1; by default the mean of the column ``success`` of `episodes`.
         episodes, samples : data frame or list of dicts, optional
-            A row an episode, or a sample (with ``y_true`` and ``y_pred``). Intervals, tables by group and
+            One row per episode, or per sample (with ``y_true`` and ``y_pred``). Intervals, tables by group and
             comparisons are made from them. Kept once as a Parquet blob.
         metric : str, optional
-            The score that ranks. By default the one that the suite goes by, else ``global_score``, ``score`` or
+            Metric to rank by. By default the suite's metric, else ``global_score``, ``score`` or
             the first one.
         better : {"higher", "lower", "zero"}, optional
             In which direction the metric improves, for names that this library does not know; higher by default.
@@ -107,9 +107,9 @@ class Evaluations:
         files : sequence of str
             Ids of file versions that belong to it.
         tags, metadata
-            Anything to find it by; plain data.
+            Labels to search by; plain data.
         seeds, parameters, container
-            For `nirs_store.capture_environment`, whose answer is kept with it.
+            For `nirs_store.capture_environment`, whose result is stored with the evaluation.
         message : str, optional
             For instance why it failed.
         created_at : datetime, optional
@@ -153,7 +153,7 @@ class Evaluations:
         suite : str
             What the samples are called together, for instance ``"harvest 2025"``.
         groups : data frame, mapping or array-like, optional
-            A column (``group``) or several, a value a sample: for tables by group and curves.
+            A column (``group``) or several, one value per sample: for tables by group and curves.
         model_id : str, optional
             By default the chain's id.
         **facts
@@ -204,7 +204,7 @@ class Evaluations:
         Returns
         -------
         sequence of dict
-            ``suite, metric, rank, model_id`` (who holds it) and ``next_model`` (None: nobody).
+            ``suite, metric, rank, model_id`` (who holds it) and ``next_model`` (None: no model).
         """
         return champions.plan_delete(self._engine, evaluation_id)
 
@@ -399,7 +399,9 @@ class Evaluations:
         seed: int = 0,
     ) -> pl.DataFrame:
         """Rank the models of a suite, with bootstrap confidence intervals."""
-        return boards.leaderboard(self._engine, suite, metric, models, which, (confidence, n_resamples, seed))
+        return leaderboards.leaderboard(
+            self._engine, suite, metric, models, which, (confidence, n_resamples, seed)
+        )
 
     def by_group(
         self,
@@ -416,7 +418,7 @@ class Evaluations:
     ) -> pl.DataFrame:
         """Return a metric for each group of episodes or samples, for instance each map or instrument."""
         drawing = (confidence, n_resamples, seed)
-        return boards.by_group(self._engine, suite, by, metric, models, which, wide, drawing)
+        return leaderboards.by_group(self._engine, suite, by, metric, models, which, wide, drawing)
 
     def compare(
         self,
@@ -444,7 +446,7 @@ class Evaluations:
         which: str = "latest",
     ) -> pl.DataFrame:
         """Find the models that no other beats in all objectives at once."""
-        return boards.pareto(self._engine, suite, objectives, models, which)
+        return leaderboards.pareto(self._engine, suite, objectives, models, which)
 
     def robustness(
         self,
@@ -460,11 +462,11 @@ class Evaluations:
     ) -> pl.DataFrame:
         """Follow a metric along a column of numbers, for instance the strength of a disturbance."""
         drawing = (confidence, n_resamples, seed)
-        return boards.robustness(self._engine, suite, by, metric, models, which, drawing)
+        return leaderboards.robustness(self._engine, suite, by, metric, models, which, drawing)
 
     def trend(self, suite: str, metric: str | None = None, *, model_id: str | None = None) -> pl.DataFrame:
         """Follow the recorded values over time."""
-        return boards.trend(self._engine, suite, metric, model_id)
+        return leaderboards.trend(self._engine, suite, metric, model_id)
 
     def summary(
         self,
@@ -477,5 +479,5 @@ class Evaluations:
         n_resamples: int = 2000,
         seed: int = 0,
     ) -> Summary:
-        """Sum a suite up on a page, with recommendations."""
+        """Summarize a suite on one page, with recommendations."""
         return report.summarise(self._engine, suite, metric, by, alpha, (confidence, n_resamples, seed))

@@ -206,7 +206,7 @@ def _check(con: Connection, draft: _Draft) -> tuple[str, str]:
 
 
 def _metric(con: Connection, row: Row) -> str:
-    """Return the score that ranks when none is asked for: what the suite goes by, else the first one."""
+    """Return the score that ranks when none is asked for: the suite's metric, else the first one."""
     before, found = rows.suite_metric(con, row["suite"]), row["scores"]
     if before is not None and (before[0] in found or before[0] == "success_rate"):
         return before[0]
@@ -271,7 +271,7 @@ def evaluate(
     guess = _column(np.asarray(predicted), "the chain's predictions")
     if len(truth) != len(guess):
         raise ShapeMismatch(
-            f"y: expected a value a sample, {len(guess)} of them, found {len(truth)}. Nothing was recorded."
+            f"y: expected one value per sample, {len(guess)} of them, found {len(truth)}. Nothing was recorded."
         )
     numeric = truth.dtype.kind in "fiu" and guess.dtype.kind in "fiu"
     labels = truth.dtype.kind in "UOb" or guess.dtype.kind in "UOb"
@@ -298,7 +298,7 @@ def _column(values: NDArray[Any], name: str) -> NDArray[Any]:
     array = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
     if array.ndim != 1 or not len(array):
         raise ShapeMismatch(
-            f"{name}: expected one column with a value a sample, found the shape {values.shape}. Nothing was recorded."
+            f"{name}: expected one value per sample in one column, found shape {values.shape}. Nothing was recorded."
         )
     return array
 
@@ -327,7 +327,7 @@ def _groups(groups: Any, n: int) -> dict[str, Any]:
         array = as_array(values, f"groups[{name!r}]")
         if array.shape != (n,):
             raise ShapeMismatch(
-                f"groups[{name!r}]: expected a value a sample, {n} of them, found the shape {array.shape}. "
+                f"groups[{name!r}]: expected one value per sample, {n} of them, found the shape {array.shape}. "
                 "Nothing was recorded."
             )
         found[name] = pl.Series(name, array.tolist())

@@ -15,7 +15,7 @@ from nirs_store.db.session import Engine
 from nirs_store.display import cell_text
 from nirs_store.display import table as html_table
 from nirs_store.errors import InvalidInput
-from nirs_store.evaluations import boards, rows
+from nirs_store.evaluations import leaderboards, rows
 from nirs_store.evaluations.rows import sort_value
 from nirs_store.evaluations.statistics import Drawing, compare
 from nirs_store.lazy import polars as pl
@@ -155,12 +155,12 @@ def summarise(
     engine: Engine, suite: str, metric: str | None, by: str | None, alpha: float, drawing: Drawing
 ) -> Summary:
     """See `Evaluations.summary`."""
-    board = boards.leaderboard(engine, suite, metric, None, "best", drawing)
+    board = leaderboards.leaderboard(engine, suite, metric, None, "best", drawing)
     if not board.height:
         raise InvalidInput(f"suite: {suite!r} has no completed evaluation.")
     chosen = str(board["metric"][0])
     # The board has checked the metric, which may be one of the tables.
-    trend = boards.trend(engine, suite, chosen, None, checked=False)
+    trend = leaderboards.trend(engine, suite, chosen, None, checked=False)
     held = engine.query(lambda con: rows.champion_rows(con, suite=suite, metric=chosen, rank=1)).to_dicts()
     better = engine.query(lambda con: rows.direction_of(con, suite, chosen))
     pairs = _pairs(engine, suite, chosen, board, alpha)
@@ -174,7 +174,7 @@ def summarise(
     if pairs is not None and pairs.height:
         sections.append(_pair_section(pairs, first["model_id"]))
     if by is not None:
-        groups = boards.by_group(engine, suite, by, chosen, None, "best", False, drawing)
+        groups = leaderboards.by_group(engine, suite, by, chosen, None, "best", False, drawing)
         there = set(groups["model_id"])
         # The best of those that have a table.
         model = next(each for each in board["model_id"] if each in there)

@@ -241,7 +241,7 @@ class ModelComparison:
     Attributes
     ----------
     frame : polars.DataFrame
-        A row a pair: ``model_a, model_b, n`` (pairs of rows), ``mean_difference`` (a - b, of what a row contributes
+        One row per pair: ``model_a, model_b, n`` (pairs of rows), ``mean_difference`` (a - b, of what a row contributes
         to the metric), ``statistic, p_value, p_adjusted, significant``, ``better`` (the better model where
         significant).
     suite, metric, test, correction : str
@@ -331,7 +331,7 @@ def compare(
     if not 0 < alpha < 1:
         raise InvalidInput(f"alpha: expected a number between 0 and 1, found {alpha!r}.")
     if which == "all":
-        raise InvalidInput("which: a comparison takes one evaluation a model: 'latest' or 'best'.")
+        raise InvalidInput("which: a comparison takes one evaluation per model: 'latest' or 'best'.")
     found = entries_of(engine, suite, metric, models, which)
     entries = sorted((e for e in found.items if e.table is not None), key=lambda e: e.model_id)
     if len(entries) < 2:

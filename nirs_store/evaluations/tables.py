@@ -47,9 +47,9 @@ def as_table(value: Any, name: str) -> pl.DataFrame:
             records = list(value)
             if not all(isinstance(row, Mapping) for row in records):
                 raise InvalidInput(
-                    f"{name}: expected a dict a row, found {_kinds(records)}. Nothing was recorded."
+                    f"{name}: expected one dict per row, found {_kinds(records)}. Nothing was recorded."
                 )
-            # A column that the first rows lack is a column all the same.
+            # A column that the first rows lack is still a column.
             columns = list(dict.fromkeys(str(key) for row in records for key in row))
             plain = [{str(key): cell for key, cell in row.items()} for row in records]
             table = pl.DataFrame(

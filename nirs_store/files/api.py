@@ -407,7 +407,7 @@ class Files:
             ``3``, ``"v3"``, ``"latest"`` or an alias.
         test_name : str, optional
         kind : {"bytes", "text", "json", "table"}, optional
-            Read the content as this; by default as what it was put.
+            Return the content in this form; by default in the form in which it was put.
 
         Returns
         -------
@@ -448,7 +448,7 @@ class Files:
         """Return a path at which any program can read the file or folder; it is not to be written to.
 
         The blob itself where it is stored as it is; a copy below ``exports/files/`` where it is compressed. Its
-        files are read-only; one that was altered all the same is found by its hash and made again.
+        files are read-only; one that was altered anyway is found by its hash and made again.
 
         Raises
         ------
@@ -627,7 +627,7 @@ class Files:
         version: int | str | None = None,
         test_name: str | None = None,
     ) -> None:
-        """Say how far a file is.
+        """Set the status of a file.
 
         Parameters
         ----------
@@ -645,7 +645,7 @@ class Files:
     def set_alias(
         self, name: str, alias: str, version: int | str | None = None, *, test_name: str | None = None
     ) -> FileVersion:
-        """Let an alias mean a version; one that is there is moved.
+        """Point an alias to a version; move it if it exists.
 
         Parameters
         ----------
@@ -670,7 +670,7 @@ class Files:
         return change.set_alias(self._scope, name, alias, version, test_name)
 
     def remove_alias(self, name: str, alias: str, *, test_name: str | None = None) -> None:
-        """Take an alias away; the version stays.
+        """Remove an alias; the version stays.
 
         Raises
         ------

@@ -64,7 +64,7 @@ def set_status(
 
 
 def set_alias(scope: Scope, name: object, alias: str, version: Version, test_name: str | None) -> FileVersion:
-    """Let an alias mean a version, whatever it meant before."""
+    """Point an alias to a version, wherever it pointed before."""
     engine, subject = scope.engine, scope.name(name)
     with attempting(engine, "set_alias", "file", subject):
         word, which = check_alias(alias), scope.which(name, version, test_name)
@@ -90,7 +90,7 @@ def set_alias(scope: Scope, name: object, alias: str, version: Version, test_nam
 
 
 def remove_alias(scope: Scope, name: object, alias: str, test_name: str | None) -> None:
-    """Take an alias away; the version stays."""
+    """Remove an alias; the version stays."""
     engine, subject = scope.engine, scope.name(name)
     with attempting(engine, "remove_alias", "file", subject):
         which = scope.which(name, None, test_name)
@@ -407,6 +407,6 @@ def _problem(engine: Engine, row: Row) -> tuple[str, str] | None:
         return "missing", str(error)
     except (InvalidInput, OSError) as error:
         # A folder with names that cannot be stored, or a file that the system does not give: the others are
-        # looked at all the same.
+        # looked at anyway.
         return "unreadable", str(error)
     return None

@@ -115,7 +115,7 @@ Content = MemoryContent | FileContent | FolderContent
 
 @contextmanager
 def _source(path: Path) -> Iterator[io.FileIO]:
-    """Open what the caller named; that it cannot be read is the caller's to mend."""
+    """Open what the caller named; an error in reading it is the caller's to repair."""
     try:
         file = path.open("rb", buffering=0)
     except FileNotFoundError:
@@ -357,7 +357,7 @@ def _write(blobs: BlobStore, content: Content, name: str, compression: str, note
             elif compression in ("zip", "tar.gz"):
                 [(_, digest)] = _write_members(draft, [(MEMBER, content)], (), compression, advance)
             elif compression == "none":
-                # What is written is what was read: the draft's own hash is enough.
+                # The bytes written are those read: the draft's own hash is enough.
                 for piece in content.pieces():
                     draft.write(piece)
                     advance(len(piece))

@@ -166,7 +166,7 @@ def matching(
 
 @dataclass(frozen=True)
 class FileSummary:
-    """What is stored: counts and bytes.
+    """Sum up the stored files: counts and bytes.
 
     Attributes
     ----------

@@ -150,6 +150,6 @@ def _as_table(labels: Any) -> Any:
         except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise InvalidInput(
-                f"labels: expected one value of one kind a row, found otherwise: {reason}. Nothing was stored."
+                f"labels: expected one value of one kind per row, found otherwise: {reason}. Nothing was stored."
             ) from error
     return labels

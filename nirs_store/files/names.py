@@ -35,7 +35,7 @@ _LONGEST = 1024
 _LONGEST_PART = 255
 _DRIVE = re.compile(r"[A-Za-z]:")
 _VERSION = re.compile(r"[vV]?0*([1-9][0-9]{0,8})")
-# Wider than what is read as a version: nobody should have to guess whether "v1.0" is one.
+# Wider than what is read as a version: no user should have to guess whether "v1.0" is one.
 _LOOKS_LIKE_VERSION = re.compile(r"[vV]?[0-9]+([._][0-9]+)*")
 _ALIAS = re.compile(r"[\w][\w.+-]{0,99}")
 
@@ -281,7 +281,7 @@ _TYPES: tuple[tuple[str, str, Schema | None], ...] = (
     ("model_checkpoint", "A state of a model during or after its training.", _numbers("epoch", "step")),
     # Data and what is made of them.
     ("dataset", "Samples as they came.", None),
-    ("spectra", "Spectra, a sample a row.", None),
+    ("spectra", "Spectra, one sample per row.", None),
     ("features", "Features computed from data.", None),
     ("feature_matrix", "The features of a training set.", None),
     ("labels", "The labels of a training set.", None),
@@ -413,7 +413,7 @@ class FileVersion:
     size_bytes, stored_bytes : int
         Before and after compression.
     compression, compression_note : str
-        What was done; the note says why a file was not compressed.
+        The action taken; the note says why a file was not compressed.
     content_hash : str or None
         SHA-256 of the content; None without content.
     artifact_id : str or None

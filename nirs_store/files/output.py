@@ -401,7 +401,7 @@ def _make_copy(engine: Engine, row: Row, target: Path) -> None:
     ensure_dir(target.parent)
     try:
         write_output(engine, row, draft, inside=False)
-        # Folders stay writable, or nobody could remove the copy.
+        # Folders stay writable, or the copy could not be removed.
         for file in _files_of(draft):
             file.chmod(stat.S_IMODE(file.stat().st_mode) & ~0o222)
         if draft.is_dir() or target.is_dir() or target.is_symlink():

@@ -53,7 +53,7 @@ _DONE = "completed"
 _COMING = ("pending", "in_progress")
 # What an announced version keeps when its content comes.
 _KEPT = ("version_id", "name", "test_name", "version", "is_latest", "created_at")
-# What is said of content that is there already is added, where nothing was said before.
+# Metadata of content that is there already is added, where nothing was said before.
 _FILLED = (
     "run_id", "model_id", "evaluation_id", "suite", "group_name", "episode", "module", "module_version",
     "processing_id",
@@ -256,7 +256,7 @@ def record(con: Connection, engine: Engine, items: Sequence[Item]) -> list[FileV
                 and head["status"] in _COMING
                 and head["content_hash"] is None
             ):
-                # What was announced has come: the version that stood for it gets its content.
+                # The announced content has come: the version that stood for it gets its content.
                 row |= {name: head[name] for name in _KEPT}
                 filled.append(row)
             else:

@@ -1,4 +1,4 @@
-"""What time it is as far as the workspace can tell, for retention that nobody watches.
+"""What time it is as far as the workspace can tell, for retention that runs unattended.
 
 Rows are dated by the clocks of the machines that wrote them. A clock may be wrong: one day it says next year, and
 everything is too old at once. What one session says is therefore believed when others bear it out.
@@ -17,12 +17,12 @@ from nirs_store.values import storable
 
 #: A row that is dated so much later than now was written by a clock that was wrong.
 AHEAD = timedelta(hours=1)
-# Sessions are entered in the order in which they began; a date that goes back further than this is no delay.
+# Sessions are entered in the order in which they began; a date that goes back further than this is not a delay.
 _BACK = timedelta(days=1)
 # After a pause longer than this, new dates are believed once they span as much themselves.
 _PAUSE = timedelta(days=7)
 _SESSIONS = 50
-# The clock of the process, which nobody sets: how long a session that never ends has been seen to run.
+# The clock of the process, which cannot be set: how long a session that never ends has been seen to run.
 _BEGAN = time.monotonic()
 
 
@@ -68,7 +68,7 @@ def _contradiction(sessions: list[tuple[str, datetime]]) -> str | None:
 
 
 def _borne_out(moments: list[datetime]) -> datetime:
-    """Give the latest moment that does not follow a long pause all alone."""
+    """Return the latest moment that does not follow a long pause all alone."""
     end = moments[-1]
     start = end
     for moment in reversed(moments):

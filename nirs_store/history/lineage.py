@@ -65,7 +65,7 @@ def _by_id(con: Connection, identifier: str) -> Ref:
         kinds = kinds_of(con, identifier)
     if not kinds:
         raise UnknownId("object", identifier, "Nothing was changed. Write 'kind:id' for a bundle outside.")
-    # An artifact's file has its hash for an id too; whoever gives an id alone means the first kind.
+    # An artifact's file has its hash for an id too; a user who gives an id alone means the first kind.
     return Ref(kinds[0], identifier)
 
 
@@ -103,7 +103,7 @@ class LineageGraph:
         Links between the root and each thing; the root itself is 0.
     links : tuple of Link
     names : dict of Ref to str
-        What is not in it is gone from the store.
+        Rows that are not in it are gone from the store.
     truncated : bool
         There is more.
     """
@@ -116,7 +116,7 @@ class LineageGraph:
     truncated: bool = False
 
     def frame(self, kinds: set[str] | None = None) -> pl.DataFrame:
-        """Everything but the root, nearest first, a row each."""
+        """Return all nodes but the root, nearest first, one row each."""
         first: dict[Ref, tuple[str, Ref]] = {}
         for link in self.links:
             for end, other in ((link.source, link.target), (link.target, link.source)):
@@ -396,7 +396,7 @@ class Lineage:
     def upstream(
         self, thing: Any, *, max_depth: int | None = None, kinds: str | Sequence[str] | None = None
     ) -> pl.DataFrame:
-        """Everything that something came from, nearest first.
+        """Return everything that an object came from, nearest first.
 
         Parameters
         ----------
@@ -418,7 +418,7 @@ class Lineage:
     def downstream(
         self, thing: Any, *, max_depth: int | None = None, kinds: str | Sequence[str] | None = None
     ) -> pl.DataFrame:
-        """Everything that came from something, nearest first; see `upstream`."""
+        """Return everything that came from an object, nearest first; see `upstream`."""
         return self.graph(thing, "downstream", max_depth=max_depth).frame(_kinds(kinds))
 
     def links(self, thing: Any) -> list[Link]:
@@ -441,7 +441,7 @@ class Lineage:
         max_depth: int | None = None,
         limit: int | None = None,
     ) -> LineageGraph:
-        """Everything on the way up, down or both, with the links between.
+        """Return everything upstream, downstream or both, with the links between.
 
         Parameters
         ----------

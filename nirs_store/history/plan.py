@@ -1,4 +1,4 @@
-"""Plan retention: what the rules keep, what the limits cut, what has to stay all the same."""
+"""Plan retention: what the rules keep, what the limits cut, what still has to stay."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class RetentionPlan:
 
 @dataclass(frozen=True)
 class RetentionResult:
-    """What was deleted.
+    """The result of a retention.
 
     Attributes
     ----------

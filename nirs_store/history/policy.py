@@ -1,4 +1,4 @@
-"""What is to be kept: rules, limits and their combination, as values that can be stored."""
+"""Retention policies: rules, limits and their combination, as values that can be stored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from nirs_store.errors import InvalidInput
 from nirs_store.files.names import MODES
-from nirs_store.history.moments import EVERY
+from nirs_store.history.triggers import EVERY
 from nirs_store.scores import higher_is_better
 from nirs_store.values import one_of, whole_number
 
@@ -86,7 +86,7 @@ class Rule:
 
     @property
     def words(self) -> str:
-        """Say the rule in words."""
+        """Describe the rule."""
         per = self.per
         if self.on == "measurement":
             # Its name and its model are the calibration; see `_groups` in plan.py.
@@ -128,7 +128,7 @@ class Limit:
 
     @property
     def words(self) -> str:
-        """Say the limit in words."""
+        """Describe the limit."""
         bounds = [
             words
             for value, words in (

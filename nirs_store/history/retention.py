@@ -24,9 +24,9 @@ from nirs_store.files.rows import delete_versions, versions
 from nirs_store.history.candidates import DAY
 from nirs_store.history.clocks import read_clock
 from nirs_store.history.lineage import find_ref
-from nirs_store.history.moments import DONE, EVERY, RETENTION, retention_is_due
 from nirs_store.history.plan import RetentionPlan, RetentionResult, make_plan, still_free
 from nirs_store.history.policy import Limit, RetentionPolicy, Rule, as_policy  # fmt: skip
+from nirs_store.history.triggers import DONE, EVERY, RETENTION, retention_is_due
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.maintenance.deletion import delete_rows, release_chains
@@ -37,7 +37,7 @@ from nirs_store.records.queries import frame
 from nirs_store.values import as_text
 
 _LOG = logging.getLogger("nirs_store.retention")
-_BY_HAND = "`nirs-store retention run` goes by the clock at once."
+_BY_HAND = "`nirs-store retention run` uses the computer's clock at once."
 _LISTED = 100
 
 
@@ -145,7 +145,7 @@ class Retention:
             engine.change(work)
 
     def unpin(self, thing: Any) -> bool:
-        """Take a pin away; False where there was none."""
+        """Remove a pin; return False if there was none."""
         engine = self._engine
 
         def work(con: Connection) -> bool:
@@ -169,7 +169,7 @@ class Retention:
     # -- plan, then execute ---------------------------------------------------------------------------
 
     def plan(self, policy: RetentionPolicy | Rule | Limit | Mapping[str, Any] | None = None) -> RetentionPlan:
-        """Look what a policy (default: the workspace's) would delete; changes nothing."""
+        """List what a policy (default: the workspace's) would delete; change nothing."""
         chosen = self.policy if policy is None else as_policy(policy)
         return make_plan(self._engine, chosen)
 
@@ -219,7 +219,7 @@ class Retention:
         Returns
         -------
         RetentionResult or None
-            None where the policy does not ask for it, or the catalog could not be had (which is logged).
+            None where the policy does not ask for it, or the catalog could not be opened (which is logged).
         """
         if not retention_is_due(self._engine, moment):
             return None
@@ -238,7 +238,7 @@ class Retention:
         return result
 
     def _remember_done(self) -> None:
-        """Let all stores of the workspace count from now; not an act that the audit trail has to tell of."""
+        """Make all stores of the workspace count from now; the audit trail does not record this."""
         engine = self._engine
 
         def work(access: Database) -> None:

@@ -144,7 +144,7 @@ class Statistics:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of artifacts, arrays and what files keep beside them."""
+        """Bytes of artifacts, arrays and what files keep next to them."""
         return sum(kind.bytes for kind in self.artifacts)
 
     @property

@@ -96,7 +96,7 @@ class Trash:
         Returns
         -------
         list of (kind, id)
-            What is back. Parents that are in the trash too come first.
+            The restored ids. Parents that are in the trash too come first.
 
         Raises
         ------

@@ -17,7 +17,7 @@ class PipelineSource(Protocol):
     """What :meth:`PipelineLibrary.copy_from_pipeline` needs of a store."""
 
     def get_pipeline(self, pipeline_id: str) -> dict[str, Any] | None:
-        """Give the row of a pipeline, or None."""
+        """Return the row of a pipeline, or None."""
 
 
 class PipelineLibrary:
@@ -31,7 +31,7 @@ class PipelineLibrary:
     Raises
     ------
     NotAWorkspace
-        A file stands there.
+        There is a file at that path.
 
     Notes
     -----
@@ -119,7 +119,7 @@ class PipelineLibrary:
         )
 
     def load_template(self, name: str, category: str | None = None) -> dict[str, Any]:
-        """Give the configuration of a template.
+        """Return the configuration of a template.
 
         Raises
         ------
@@ -131,7 +131,7 @@ class PipelineLibrary:
         return read_template(self._folder.find(name, category)).pipeline
 
     def get_template_metadata(self, name: str, category: str | None = None) -> dict[str, Any]:
-        """Give what is known about a template: all but the configuration.
+        """Return what is known about a template: all but the configuration.
 
         Returns
         -------
@@ -198,7 +198,7 @@ class PipelineLibrary:
         try:
             path.parent.rmdir()
         except OSError:
-            # Not empty, or somebody is saving into it: it stays.
+            # Not empty, or another process is saving into it: it stays.
             return
 
     def copy_from_pipeline(

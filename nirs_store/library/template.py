@@ -62,12 +62,12 @@ class Template:
         )
 
     def metadata(self) -> dict[str, Any]:
-        """Give everything but the configuration."""
+        """Return everything but the configuration."""
         return {key: value for key, value in vars(self).items() if key != "pipeline"}
 
 
 def check_name(kind: str, name: Any) -> str:
-    """Give a name that is safe as a file name on every platform, or refuse it."""
+    """Return a name that is safe as a file name on every platform, or refuse it."""
     if not isinstance(name, str) or not name.strip():
         raise InvalidInput(f"The {kind} is empty or not a text: {name!r}. Give it a name.")
     normal = nfc(name)
@@ -89,7 +89,7 @@ def check_name(kind: str, name: Any) -> str:
 
 
 def nfc(name: str) -> str:
-    """Give a name in its composed Unicode form: some file systems give it back decomposed."""
+    """Return a name in its composed Unicode form: some file systems give it back decomposed."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -99,7 +99,7 @@ def same_name(first: str, second: str) -> bool:
 
 
 def template_bytes(template: Template) -> bytes:
-    """Give the content of a template's file."""
+    """Return the content of a template's file."""
     document = {_MARK: _VERSION, **template.metadata(), "pipeline": template.pipeline}
     data = (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     if len(data) > _MAX_BYTES:

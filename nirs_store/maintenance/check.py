@@ -1,7 +1,7 @@
 """Checking a workspace: everything is looked at, nothing is changed.
 
-The lease is shared while rows and folder are compared, so nobody applies the journal or collects
-meanwhile; recording goes on. Blobs are hashed after the lease was given up, because that can take
+The lock is shared while rows and folder are compared, so no process applies the journal or collects
+meanwhile; recording goes on. Blobs are hashed after the lock was given up, because that can take
 long, and what looks bad is looked at again under it.
 """
 
@@ -150,7 +150,7 @@ def _unopened(layout: Layout, error: Exception) -> Finding:
     return finding("catalog_damaged", "store.duckdb", str(error))
 
 
-# -- What lies in a workspace's folder beside the catalog: blobs, claims, commits, leftovers.
+# -- What lies in a workspace's folder next to the catalog: blobs, claims, commits, leftovers.
 
 
 LEFTOVER_AGE = 3600.0
@@ -228,9 +228,9 @@ class Surroundings:
 
 
 def look_around(layout: Layout, claims: Claims) -> Surroundings:
-    """Look at everything beside the catalog. The lease is held, so nobody applies or collects meanwhile."""
+    """Look at everything besides the catalog. The lock is held, so no process applies or collects meanwhile."""
     seen = Surroundings()
-    # A gc that is deciding holds the lease alone; what is aside now was left by one that died.
+    # A gc that is deciding holds the lock alone; what is in the trash now was left by one that died.
     seen.aside = set(layout.blobs.list("", trashed=True))
     seen.files = set(layout.blobs.list(BLOBS))
     for stray in layout.blobs.strays():
@@ -451,7 +451,7 @@ def _named(chain: ChainRow, found: Structure) -> list[str]:
         found.add("chain_unreadable", f"chains/{chain.chain_id}", words, (chain.chain_id,))
         return []
     try:
-        # Where a refit stands alone, a chain replays without the models of its folds.
+        # Where there is only a refit, a chain replays without the models of its folds.
         needed: Iterable[str] = ReplayPlan.from_chain(row).artifact_ids
     except NirsStoreError:
         needed = named  # a chain that never could replay needs whatever it names
@@ -548,7 +548,7 @@ def stem_of(path: str) -> str:
 
 
 def _expected_files(structure: Structure, seen: Surroundings) -> list[Expected]:
-    """Return the files that rows name; where no rows can be had, those whose name says what they hold."""
+    """Return the files that rows name; where no rows can be read, those whose name says what they hold."""
     if structure.blobs is None:
         paths = [path for path in sorted(seen.files | seen.aside) if is_blob_key(path)]
         return [Expected(stem_of(path), path, stem_of(path), None, ()) for path in paths]
@@ -629,7 +629,7 @@ def _unknown_files(
 ) -> list[Finding]:
     """Files among the blobs that no row names and no living store is saving, besides those named otherwise."""
     named = {blob.path for blob in blobs} | besides
-    # Commits set aside still name theirs; they may be brought back.
+    # Rejected commits still name theirs; they may be brought back.
     for _, segment in seen.rejected:
         if segment is not None and "blobs" in segment.tables:
             named.update(segment.tables["blobs"].column("artifact_path").to_pylist())

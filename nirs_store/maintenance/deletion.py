@@ -211,7 +211,7 @@ def delete_prediction(engine: Engine, prediction_id: str, now: bool) -> bool:
         return True
 
     deleted = engine.change(work)
-    engine.known.forget("prediction", prediction_id)
+    engine.id_cache.forget("prediction", prediction_id)
     return deleted
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 Severity = Literal["error", "warning", "info"]
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
-"""Worst first. An error means that something recorded cannot be had or may be lost; a warning that something
+"""Worst first. An error means that something recorded cannot be read or may be lost; a warning that something
 should be cleaned up; an info is a fact."""
 
 _SHOWN = 10
@@ -117,7 +117,7 @@ class Finding:
     where : str
         The file below the workspace, or the row as ``table/id``.
     message : str
-        What was expected and what was found.
+        The expected and the found state.
     affects : tuple of str
         Ids of the chains that cannot replay, and of the predictions and data sets that cannot be read, because of it.
     remedy : str
@@ -174,7 +174,7 @@ class CheckReport:
     findings : tuple of Finding
         Empty for a store without any peculiarity.
     counts : dict of str to int
-        What was looked at: rows by table (pending commits included), ``files`` and ``bytes`` of blobs,
+        The extent of the check: rows by table (pending commits included), ``files`` and ``bytes`` of blobs,
         ``segments``.
     """
 

@@ -58,7 +58,7 @@ class Unreferenced(NamedTuple):
 
 def end_dead_sessions(con: Connection, alive: list[str]) -> None:
     """Give sessions that died an end: now, when it is first seen. The grace period runs from here."""
-    # One whose own row was in a commit that had to be set aside would never end.
+    # One whose own row was in a commit that had to be rejected would never end.
     con.execute(
         "INSERT INTO sessions (session_id, host, pid, started_at) SELECT DISTINCT owner_id, '', 0, ? "
         "FROM artifact_refs WHERE owner_kind = 'session' AND owner_id NOT IN (SELECT session_id FROM sessions)",
@@ -284,7 +284,7 @@ class GcResult:
 
 
 def plan_gc(engine: Engine, *, grace_seconds: float = GRACE_SECONDS, now: bool = False) -> GcPlan:
-    """Look what a gc would do; changes nothing."""
+    """List what a gc would do; change nothing."""
     grace = as_seconds(grace_seconds, "grace_seconds")
     # A replica that is open without its server knows the rows, and not what else is in the object store.
     there: set[str] | None = None if engine.settings.fresh else set()
@@ -353,7 +353,7 @@ def _collect(
         return gone
 
     for artifact_id in access.transact(second):
-        engine.known.forget("artifact", artifact_id)
+        engine.id_cache.forget("artifact", artifact_id)
         engine.blobs.forget(artifact_id)
     if not plan.files:
         return GcResult(0, 0, plan)
@@ -400,7 +400,7 @@ def _collect_in_one_change(
 
     plan, gone, freed = access.transact(work)
     for artifact_id in gone:
-        engine.known.forget("artifact", artifact_id)
+        engine.id_cache.forget("artifact", artifact_id)
         engine.blobs.forget(artifact_id)
     return GcResult(collector.remove(), freed, plan)
 
@@ -451,7 +451,7 @@ def _stored(engine: Engine) -> set[str]:
 # -- The storage report: where a workspace's bytes are, and what keeps them.
 
 
-# What lies in a workspace beside the catalog's file and the blobs; anything else is the user's own.
+# What lies in a workspace besides the catalog's file and the blobs; anything else is the user's own.
 _FOLDERS = ("journal", "inbox", "quarantine", "exports", "library")
 
 

@@ -1,4 +1,4 @@
-"""What a check asks of a catalog: a table of questions, each a query that gives one finding a row.
+"""What a check asks of a catalog: a table of questions, each a query that gives one finding per row.
 
 The catalog is read as it lies, with the rows of pending commits added to its tables.
 """
@@ -85,7 +85,7 @@ _IS_USED = f"EXISTS (SELECT 1 FROM {_PRESENT} p WHERE p.name = v.name AND p.vers
 
 
 class Question(NamedTuple):
-    """A query that gives one finding a row: where, what is wrong, and, as a third column, the ids that it affects.
+    """A query that gives one finding per row: where, what is wrong, and, as a third column, the ids that it affects.
 
     `asked` is what cannot be told when damage leaves it without an answer.
     """

@@ -179,7 +179,7 @@ def newest_copy(layout: Layout) -> Path | None:
 def restore_catalog(layout: Layout, copy: Path, *, timeout: float) -> None:
     """Put a copy in the place of the catalog; the old file is kept in quarantine/."""
     with alone(layout, timeout=timeout):
-        # Somebody may have put it right since the plan was made.
+        # Another process may have put it right since the plan was made.
         if layout.catalog.exists() and _is_readable(layout.catalog):
             raise InvalidInput(f"{layout.catalog} can be read; it was left as it is. Check the store again.")
         _exchange(layout, copy)
@@ -258,7 +258,7 @@ class RepairPlan:
     reject_segments : tuple of str
         Commits that cannot be applied, moved to journal/rejected/.
     settle_aside : tuple of str
-        Blobs that a gc set aside when it died: put back, or removed when nothing names them.
+        Blobs that a gc had in the trash when it died: put back, or removed when nothing names them.
     leftovers, dead_claims : tuple of str
         Files removed.
     rebuild : str or None
@@ -366,7 +366,7 @@ def plan_workspace_repair(
 
 
 def repair_workspace(root: str | Path, plan: RepairPlan, *, lock_timeout: float = 30.0) -> None:
-    """Execute a plan on a folder that nobody opened as a store, also one without a catalog."""
+    """Execute a plan on a folder that is not open as a store, also one without a catalog."""
     if plan.empty:
         return
     layout, timeout = Layout(as_folder(root, "root")), as_seconds(lock_timeout, "lock_timeout")
@@ -409,7 +409,7 @@ def plan_repair(
     now = time.time()
     workspace = str(layout.root)
     if report.of_kind(*_CATALOG):
-        # Without all rows nobody can say what belongs to nobody.
+        # Without all rows it is unknown which blobs have no owner.
         copy = None
         if restore_catalog and not report.of_kind("schema_too_new"):
             copy = newest_copy(layout)
@@ -476,7 +476,7 @@ def _execute(engine: Engine, plan: RepairPlan) -> None:
         return
 
     def work(access: Database) -> None:
-        # What was aside is settled by now; what comes there from here on is ours.
+        # The trash is settled by now; what comes there from here on is ours.
         access.sweeping = True
         try:
             access.transact(lambda con: mend_rows(con, engine, plan))
@@ -489,7 +489,7 @@ def _execute(engine: Engine, plan: RepairPlan) -> None:
 
 
 def _clear(engine: Engine, plan: RepairPlan) -> None:
-    """Set damaged commits aside and sweep, under a lease of its own: the journal is not applied yet."""
+    """Reject damaged commits and sweep, under a lock of its own: the journal is not applied yet."""
     layout, journal = engine.layout, Journal(engine.layout)
     engine.recorder.flush()
     with alone(layout, timeout=engine.settings.lock_timeout):
@@ -501,7 +501,7 @@ def _clear(engine: Engine, plan: RepairPlan) -> None:
                     journal.reject(entry, reason=f"damaged: {error}", claim="", at=now_naive().isoformat())
         if plan.dead_claims:
             read_claims(layout, remove_dead=True)
-        # Looked for again: since the plan was made, somebody may have come to write there.
+        # Looked for again: since the plan was made, a process may have begun to write there.
         left = set(leftovers(layout, living(layout))) if plan.leftovers else set()
         for place in plan.leftovers:
             if layout.root / place in left:

@@ -1,6 +1,6 @@
 """Check and repair of a shared workspace: its log, its blobs, and the replica on this computer.
 
-A replica is never mended: it is a cache, so another one is built from the log and takes its place.
+A replica is never repaired: it is a cache, so another one is built from the log and takes its place.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ def _built(settings: Settings, root: Path, *, until: int) -> Iterator[tuple[Layo
 
 
 def _rebuild(settings: Settings, place: Layout, *, keep: bool) -> None:
-    """Put another replica in the place of one, which is kept aside until the new one was compared there."""
+    """Put another replica in the place of one, which is kept until the new one was compared there."""
     with _built(settings, place.root, until=NO_END) as (new, state):
         aside = place.root / (f"set-aside-{time.strftime('%Y%m%d-%H%M%S')}" if keep else "set-aside")
         with alone(place, timeout=settings.lock_timeout):

@@ -78,7 +78,7 @@ def deleting(
 ) -> Iterator[Delete]:
     """Delete with the yielded function; unless `now`, its rows are put into the trash at the end of the block.
 
-    Arrays are to be pruned after it. What is known of chains stays known while they are in the trash, and of those
+    Arrays are to be pruned after it. The scores of chains stay while they are in the trash, and of those
     that a retention deletes also afterwards.
     """
     if now and operation != "retention":

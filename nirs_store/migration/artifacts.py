@@ -11,7 +11,7 @@ from nirs_store.bundle.trust import list_pickle
 from nirs_store.db.session import Engine
 from nirs_store.errors import SerializationError
 from nirs_store.ids import now_naive, sha256_hex
-from nirs_store.migration.reading import ForeignSource
+from nirs_store.migration.reading import Nirs4allSource
 from nirs_store.migration.report import Notes
 from nirs_store.migration.rows import Unusable, moment
 
@@ -23,10 +23,10 @@ _FORMATS = {
 }
 
 
-class ForeignArtifacts:
+class Nirs4allArtifacts:
     """The artifacts of a source by their id there."""
 
-    def __init__(self, source: ForeignSource, notes: Notes, *, unpickle: bool = False) -> None:
+    def __init__(self, source: Nirs4allSource, notes: Notes, *, unpickle: bool = False) -> None:
         self._unpickle = unpickle
         # Parts taken out of a dict: their id, made up here, to the artifact and the key that they come from.
         self._parts: dict[str, tuple[str, str]] = {}
@@ -48,7 +48,7 @@ class ForeignArtifacts:
         return [name for name in self._rows if name not in self.used]
 
     def resolve(self, artifact_id: str) -> str | None:
-        """Give the SHA-256 of an artifact's file, or None when there is no intact one; the reason is noted."""
+        """Return the SHA-256 of an artifact's file, or None when there is no intact one; the reason is noted."""
         self.used.add(artifact_id)
         if artifact_id not in self._hashes:
             try:

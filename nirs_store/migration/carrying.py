@@ -17,8 +17,8 @@ from nirs_store.db.database import Connection
 from nirs_store.db.layout import Layout, as_folder
 from nirs_store.db.session import Engine, Settings
 from nirs_store.errors import BlobCorrupt, BlobMissing, InvalidInput
-from nirs_store.migration.arriving import Arrivals, Batch, existing, insert_missing, stored_rows
-from nirs_store.migration.reading import OTHER_TABLES, ForeignSource, open_source
+from nirs_store.migration.batches import Batch, Import, existing, insert_missing, stored_rows
+from nirs_store.migration.reading import OTHER_TABLES, Nirs4allSource, open_source
 from nirs_store.migration.report import Counts, MigrationReport, Notes
 from nirs_store.migration.rows import CARRIED
 
@@ -68,7 +68,7 @@ def migrate_nirs4all(
     NotAWorkspace, ForeignCatalog
         The source is not a nirs4all workspace, or the target is something else than a workspace.
     StoreBusy
-        Somebody is writing to the source; run it again later.
+        A process is writing to the source; run it again later.
     InvalidInput
         One of the folders lies in the other.
     CatalogDamaged
@@ -76,8 +76,8 @@ def migrate_nirs4all(
 
     Notes
     -----
-    Ids stay as they are, so a second migration of the same workspace adds only what is new. What was deleted
-    in the target since does not come back.
+    Ids stay as they are, so a second migration of the same workspace adds only what is new. Objects deleted
+    in the target since do not come back.
     """
     as_folder(source, "source"), as_folder(target, "target")
     there, here = user_path(source), user_path(target)
@@ -109,7 +109,7 @@ def _check_apart(source: Path, target: Path) -> None:
 
 
 def _carry(
-    source: ForeignSource, engine: Engine | None, report: MigrationReport, show: Progress, unpickle: bool
+    source: Nirs4allSource, engine: Engine | None, report: MigrationReport, show: Progress, unpickle: bool
 ) -> None:
     """Bring over batch after batch; in a dry run, count what would come. A dry run may have no target yet."""
     writing = None if report.dry_run else engine
@@ -118,7 +118,7 @@ def _carry(
         with writing.recording(commit=True):
             pass
     notes = Notes()
-    arrivals = Arrivals(source, notes, writing.session_id if writing else "", unpickle=unpickle)
+    imported = Import(source, notes, writing.session_id if writing else "", unpickle=unpickle)
     coming: dict[str, set[str]] = {}
     seen: set[str] = set()
 
@@ -128,7 +128,7 @@ def _carry(
     def present(table: str, ids: Sequence[str]) -> set[str]:
         return stored(table, ids) | (coming.get(table, set()) & set(ids))
 
-    for batch in arrivals.batches(present):
+    for batch in imported.batches(present):
         counts = report.counts.setdefault(batch.kind, Counts())
         there = stored(batch.table, batch.keys)
         counts.found += batch.found
@@ -144,10 +144,10 @@ def _carry(
             counts.added += len(batch.rows) - len(there)
             coming.setdefault(batch.table, set()).update(batch.keys)
         else:
-            with arrivals.artifacts.storing(writing, batch.artifacts) as blobs:
+            with imported.artifacts.storing(writing, batch.artifacts) as blobs:
                 counts.added += writing.change(lambda con, b=batch, rows=blobs: _insert(con, b, rows))  # type: ignore[misc]
-        show(batch.kind, counts.found, arrivals.totals[batch.kind])
-    _finish(source, arrivals, report, notes)
+        show(batch.kind, counts.found, imported.totals[batch.kind])
+    _finish(source, imported, report, notes)
 
 
 def _insert(con: Connection, batch: Batch, blobs: list[dict[str, Any]]) -> int:
@@ -160,14 +160,14 @@ def _insert(con: Connection, batch: Batch, blobs: list[dict[str, Any]]) -> int:
     return added
 
 
-def _finish(source: ForeignSource, arrivals: Arrivals, report: MigrationReport, notes: Notes) -> None:
+def _finish(source: Nirs4allSource, imported: Import, report: MigrationReport, notes: Notes) -> None:
     """Count the artifacts, and note what has no place here."""
-    for kind in arrivals.totals:
+    for kind in imported.totals:
         report.counts.setdefault(kind, Counts())
     files = report.counts.setdefault("artifacts", Counts())
-    files.found = arrivals.artifacts.files
+    files.found = imported.artifacts.files
     files.left_out = max(files.found - files.added - files.present, 0)
-    if unused := arrivals.artifacts.unused:
+    if unused := imported.artifacts.unused:
         notes.add("artifacts", "no chain uses it", unused[0], len(unused))
     for kind, counts in report.counts.items():
         # Found and written rows that were deleted in the target since.
@@ -193,11 +193,11 @@ def _finish(source: ForeignSource, arrivals: Arrivals, report: MigrationReport, 
 
 
 def _verify(
-    source: ForeignSource, engine: Engine, report: MigrationReport, show: Progress, unpickle: bool
+    source: Nirs4allSource, engine: Engine, report: MigrationReport, show: Progress, unpickle: bool
 ) -> None:
     """Compare everything that is in the target with the source, and every file with its SHA-256."""
     # The source is read again: this does not trust what the carrying remembers.
-    arrivals = Arrivals(source, Notes(), "", unpickle=unpickle)
+    imported = Import(source, Notes(), "", unpickle=unpickle)
     differing: dict[str, list[str]] = {}
 
     def present(table: str, ids: Sequence[str]) -> set[str]:
@@ -206,8 +206,8 @@ def _verify(
     wanted: dict[str, str] = {}
     done = 0
     files = report.counts["artifacts"]
-    total = sum(arrivals.totals.values()) + files.added + files.present
-    for batch in arrivals.batches(present):
+    total = sum(imported.totals.values()) + files.added + files.present
+    for batch in imported.batches(present):
         for key, problem in _compare(engine, batch):
             if problem is None:
                 report.counts[batch.kind].verified += 1

@@ -9,7 +9,7 @@ from typing import Any
 from nirs_store.chains.folds import REFIT, chain_artifact_ids, fold_key
 from nirs_store.chains.steps import MODEL, SPLITTER, TARGETS
 from nirs_store.errors import InvalidInput
-from nirs_store.migration.artifacts import ForeignArtifacts
+from nirs_store.migration.artifacts import Nirs4allArtifacts
 from nirs_store.migration.rows import Unusable, identifier, json_value, moment
 from nirs_store.values import as_int, to_json
 
@@ -54,7 +54,7 @@ class ChainRows:
         return found
 
 
-def chain_row(row: Mapping[str, Any], configured: Sequence[Any], artifacts: ForeignArtifacts) -> ChainRows:
+def chain_row(row: Mapping[str, Any], configured: Sequence[Any], artifacts: Nirs4allArtifacts) -> ChainRows:
     """Rewrite a chain."""
     # A chain that has lost an artifact comes without the references that would let it predict something else: its
     # replay is an error, never a wrong number.
@@ -73,7 +73,7 @@ def chain_row(row: Mapping[str, Any], configured: Sequence[Any], artifacts: Fore
         if any(artifacts.preprocesses(str(name)) for name in folds.values()):
             for step in steps:
                 if step.get("step_idx") != model and not step.get("stateless"):
-                    # Applied here and in the model it would act twice, and nobody would notice.
+                    # Applied here and in the model it would act twice, unnoticed.
                     step["operator_type"] = _IN_THE_MODEL
         kept = [_step(step, model, configured, found, bool(models)) for step in steps]
         branch = [name for step in steps for name in _of_a_branch(step, row, folds, artifacts)]
@@ -144,7 +144,7 @@ class _Artifacts:
         return self.one(value) if value else None
 
 
-def _unwrapped(row: Mapping[str, Any], artifacts: ForeignArtifacts) -> tuple[Mapping[str, Any], bool]:
+def _unwrapped(row: Mapping[str, Any], artifacts: Nirs4allArtifacts) -> tuple[Mapping[str, Any], bool]:
     """Turn a chain of the default engine, whose one artifact is a dict, into one of ordinary steps."""
     steps, folds = json_value(row.get("steps")), json_value(row.get("fold_artifacts"))
     one = isinstance(steps, list) and len(steps) == 1 and isinstance(steps[0], Mapping)
@@ -168,7 +168,7 @@ def _models(folds: Mapping[str, Any], found: _Artifacts) -> dict[str, str]:
     refit = models.get(REFIT)
     if all(models.values()):
         return {fold: sha for fold, sha in models.items() if sha}
-    # A mean over fewer folds would be another model; a refit stands alone.
+    # A mean over fewer folds would be another model; only a refit is a single model.
     return {REFIT: refit} if refit else {}
 
 
@@ -202,7 +202,7 @@ def _step(
 
 
 def _of_a_branch(
-    step: Mapping[str, Any], row: Mapping[str, Any], folds: Mapping[str, Any], artifacts: ForeignArtifacts
+    step: Mapping[str, Any], row: Mapping[str, Any], folds: Mapping[str, Any], artifacts: Nirs4allArtifacts
 ) -> list[str]:
     """List the objects in the step of the model that are of other classes than the model."""
     if step.get("step_idx") != row.get("model_step_idx"):
@@ -250,7 +250,7 @@ def _described(config: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _metadata(row: Mapping[str, Any], lost: Sequence[str]) -> dict[str, Any]:
-    """Return what nirs4all knows of a chain beside, under its own name."""
+    """Return what nirs4all knows of a chain otherwise, under its own name."""
     own: dict[str, Any] = {}
     for name, value in row.items():
         if name not in _ROW and value is not None:

@@ -1,7 +1,7 @@
 """Opening the catalog of a nirs4all workspace, of either generation, without touching it.
 
 Versions 0.7 and 0.8.0 keep ``store.duckdb``; from 0.8.5 on it is ``store.sqlite``. SQLite is asked to take the
-file for immutable, so that it makes no lock and no journal beside it; where a journal lies there already, which
+file for immutable, so that it makes no lock and no journal next to it; where a journal lies there already, which
 an immutable reader would ignore, a copy elsewhere is opened instead.
 """
 
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from nirs_store.errors import CatalogDamaged, ForeignCatalog, InvalidInput, NotAWorkspace, StoreBusy
 
-# What is asked for, with the key of each table. Parents first.
+# The tables that are read, with the key of each table. Parents first.
 TABLES = {
     "runs": "run_id",
     "pipelines": "pipeline_id",
@@ -130,7 +130,7 @@ class _SQLite:
             self._copy = None
 
 
-class ForeignSource:
+class Nirs4allSource:
     """A nirs4all workspace, open for reading."""
 
     def __init__(self, root: Path, catalog: Path, database: _Database) -> None:
@@ -178,7 +178,7 @@ class ForeignSource:
             yield dict(zip(names, row, strict=True))
 
     def check_unchanged(self) -> None:
-        """Make sure that nobody wrote to the catalog while it was read."""
+        """Make sure that no process wrote to the catalog while it was read."""
         if _stamp(self.catalog) != self._before:
             raise StoreBusy(
                 f"{self.catalog} was written to while it was read. Wait until nirs4all has finished and run the "
@@ -187,7 +187,7 @@ class ForeignSource:
 
 
 @contextmanager
-def open_source(folder: Path) -> Iterator[ForeignSource]:
+def open_source(folder: Path) -> Iterator[Nirs4allSource]:
     """Open a nirs4all workspace for reading."""
     if not folder.is_dir():
         raise NotAWorkspace(f"{folder} is not a folder, so it is not a nirs4all workspace. Nothing was read.")
@@ -196,7 +196,7 @@ def open_source(folder: Path) -> Iterator[ForeignSource]:
         catalog = folder / name
         if catalog.is_file():
             with closing(opener(catalog)) as database:
-                source = ForeignSource(folder, catalog, database)
+                source = Nirs4allSource(folder, catalog, database)
                 _check_tables(source)
                 yield source
             return
@@ -218,7 +218,7 @@ def tombstones(folder: Path) -> frozenset[str]:
     return frozenset(str(name) for name in found) if isinstance(found, dict | list) else frozenset()
 
 
-def _check_tables(source: ForeignSource) -> None:
+def _check_tables(source: Nirs4allSource) -> None:
     if source.has("nirs_store_meta"):
         raise ForeignCatalog(
             f"{source.root} is a nirs_store workspace already; there is nothing to migrate. Open it as it is."
@@ -242,7 +242,7 @@ def _quoted(name: str) -> str:
 
 
 def _stamp(path: Path) -> list[tuple[int, int]]:
-    """Time and size of a catalog and of the log beside it, in which SQLite may put what is new."""
+    """Time and size of a catalog and of the log next to it, in which SQLite may put what is new."""
     there = [part for part in (path, path.with_name(path.name + "-wal")) if part.exists()]
     return [(part.stat().st_mtime_ns, part.stat().st_size) for part in there]
 
@@ -255,12 +255,12 @@ _NUMBERS = {
     "sample_indices": np.int32,
     "weights": np.float64,
 }
-# What the Parquet files hold beside; it has no place in a prediction here.
+# Other columns of the Parquet files; they have no place in a prediction here.
 UNPLACED = ("X", "spectra", "sample_metadata", "result_metadata")
 _ROWS = 1000
 
 
-class ForeignArrays(NamedTuple):
+class Nirs4allArrays(NamedTuple):
     """The arrays of one prediction."""
 
     prediction_id: str
@@ -269,8 +269,8 @@ class ForeignArrays(NamedTuple):
     unplaced: tuple[str, ...]
 
 
-def read_arrays(source: ForeignSource) -> Iterator[ForeignArrays]:
-    """Give the arrays of every prediction once; of several versions the last, as nirs4all does."""
+def read_arrays(source: Nirs4allSource) -> Iterator[Nirs4allArrays]:
+    """Return the arrays of every prediction once; of several versions the last, as nirs4all does."""
     for row in source.rows("prediction_arrays"):
         yield _arrays_of(row)
     files = sorted((source.root / "arrays").glob("*.parquet"))
@@ -285,7 +285,7 @@ def read_arrays(source: ForeignSource) -> Iterator[ForeignArrays]:
 def _versions(
     files: Sequence[Path], columns: list[str] | None
 ) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
-    """Give every row of the files with its place; of one prediction, a later one takes the place of those before."""
+    """Return every row of the files with its place; of one prediction, a later one takes the place of those before."""
     for number, path in enumerate(files):
         places = count()
         for batch in _batches(path, columns):
@@ -304,7 +304,7 @@ def _batches(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
         ) from error
 
 
-def _arrays_of(row: Mapping[str, Any]) -> ForeignArrays:
+def _arrays_of(row: Mapping[str, Any]) -> Nirs4allArrays:
     found: dict[str, NDArray[Any]] = {}
     for name, kind in _NUMBERS.items():
         labels = row.get(f"{name}_labels")
@@ -317,11 +317,11 @@ def _arrays_of(row: Mapping[str, Any]) -> ForeignArrays:
                 found[name] = values.reshape(shape)
     misfits = _fit(found)
     unplaced = tuple(name for name in UNPLACED if row.get(name) is not None)
-    return ForeignArrays(str(row["prediction_id"]), found, misfits, unplaced)
+    return Nirs4allArrays(str(row["prediction_id"]), found, misfits, unplaced)
 
 
 def _fit(found: dict[str, NDArray[Any]]) -> tuple[str, ...]:
-    """Give every array one entry a sample; take out, and name, those that cannot have one."""
+    """Give every array one entry per sample; take out, and name, those that cannot have one."""
     indices = found.get("sample_indices")
     known = [len(found[name]) for name in ("y_true", "y_pred") if name in found]
     n_samples = len(indices) if indices is not None and len(indices) else min(known, default=0)

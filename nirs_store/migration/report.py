@@ -79,7 +79,7 @@ class MigrationReport:
     counts : dict
         `Counts` by kind: runs, pipelines, artifacts, chains, predictions, arrays, logs.
     left_out : list of Left
-        What was not brought over, and why.
+        The objects left out, and why.
     differences : list of str
         Rows that are in the target, but not as the source has them now.
     """
@@ -99,7 +99,7 @@ class MigrationReport:
         return not self.dry_run and not self.differences and all(arrived)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything in plain values, for JSON."""
+        """Return everything as plain values, for JSON."""
         return {**asdict(self), "verified": self.verified}
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""What every figure shares: the lazy matplotlib, colours, labels, checks of the input, saving.
+"""What every figure shares: the lazy matplotlib, colors, labels, checks of the input, saving.
 
 Figures are made from :class:`matplotlib.figure.Figure` directly. pyplot keeps every figure of
 a process alive and picks a window system on import; a server, a worker and a test want neither.
@@ -32,7 +32,7 @@ else:
 
 Floats = NDArray[np.float64]
 
-#: Okabe and Ito's palette: told apart by colour-blind readers and on a grey print.
+#: Okabe and Ito's palette: told apart by color-blind readers and on a grey print.
 COLOURS = {
     "calibration": "#8c8c8c",
     "cv": "#0072B2",
@@ -112,7 +112,7 @@ def legend_below(figure: Figure, title: str | None = None) -> None:
 
 
 def colour_bar(figure: Figure, mapping: Any, axes: Any, words: str) -> Any:
-    """Add a colour bar with its label."""
+    """Add a color bar with its label."""
     bar: Any = figure.colorbar(mapping, ax=axes, pad=0.02, aspect=35, format=_TICKS)
     bar.set_label(wrapped(words, min(40, int(10 * figure.get_figheight()))), fontsize=9)
     bar.ax.tick_params(labelsize=8, length=2)
@@ -128,7 +128,7 @@ def point_style(count: int, size: float = 22.0) -> dict[str, Any]:
 
 
 def scatter_over(axes: Axes, x: Any, y: Any, over: NDArray[np.bool_], colour: str, words: str) -> None:
-    """Draw points; those beyond a limit have a colour of their own, and `words` in the legend."""
+    """Draw points; those beyond a limit have a color of their own, and `words` in the legend."""
     groups = (
         (~over, COLOURS[colour], f"n = {int((~over).sum())}"),
         (over, COLOURS["test"], f"{words}: {int(over.sum())}"),

@@ -71,11 +71,9 @@ def confusion_matrix(
         else sorted({*truth.tolist(), *guess.tolist()}, key=str)
     )
     place = {label: index for index, label in enumerate(known)}
-    strangers = sorted({str(each) for each in (*truth.tolist(), *guess.tolist()) if each not in place})
-    if strangers:
-        raise InvalidInput(
-            f"classes: the labels {strangers[:5]} are not among {[str(k) for k in known[:8]]}."
-        )
+    missing = sorted({str(each) for each in (*truth.tolist(), *guess.tolist()) if each not in place})
+    if missing:
+        raise InvalidInput(f"classes: the labels {missing[:5]} are not among {[str(k) for k in known[:8]]}.")
     counts = np.zeros((len(known), len(known)), dtype=int)
     np.add.at(counts, ([place[t] for t in truth.tolist()], [place[g] for g in guess.tolist()]), 1)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

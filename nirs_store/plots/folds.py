@@ -47,7 +47,7 @@ def fold_stability(
     folds
         Names of the folds, in order.
     validation, train, test
-        A score a fold, shape ``(k,)``.
+        One score per fold, shape ``(k,)``.
     pooled
         The score of the pooled out-of-fold predictions (RMSECV), drawn as a line; the band
         around the mean of the folds is one standard deviation wide on either side.

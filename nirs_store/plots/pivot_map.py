@@ -47,7 +47,7 @@ def heatmap(
     values
         Scores of shape ``(len(rows), len(columns))``; NaN where there is none.
     metric, target, unit, title
-        Words for the colour bar and the heading.
+        Words for the color bar and the heading.
     note
         A line below the table.
     lower_is_better
@@ -84,7 +84,7 @@ def heatmap(
         raise InvalidInput("Nothing to draw: no cell of the table holds a score.")
     down, across = side_labels([str(name) for name in rows]), side_labels([str(name) for name in columns])
     left, below = _extent(down), _extent(across)
-    # A table of hundreds is a picture of colours: cells shrink, and their numbers and some names go.
+    # A table of hundreds is a picture of colors: cells shrink, and their numbers and some names go.
     wide, high = min(0.95, 24 / len(columns)), min(0.5, 16 / len(rows))
     crowded = 0.08 * below > wide
     figure = new_figure(
@@ -108,7 +108,7 @@ def heatmap(
     for edge in np.arange(0.5, len(rows) - 1):
         axes.axhline(edge, color="white", linewidth=1.5 if high > 0.2 else 0.3)
     for i, j in np.argwhere(gone):
-        # A cell of the table's own colour, with a white one inside.
+        # A cell of the table's own color, with a white one inside.
         axes.bar(j, 0.72, 0.86, bottom=i - 0.36, color="white", edgecolor="#999999", linewidth=0.6)
     for i, j in np.argwhere(known) if size >= 6 else []:
         depth = (table[i, j] - bad) / (good - bad)
@@ -157,8 +157,8 @@ def _extent(labels: Sequence[str]) -> int:
 
 
 def _scale(scores: Floats, lower_is_better: bool) -> tuple[float, float]:
-    """Return the ends of the colour scale: the best score, and one well beyond the median."""
-    # One hopeless cell would otherwise take all the colours and leave the good ones alike.
+    """Return the ends of the color scale: the best score, and one well beyond the median."""
+    # One hopeless cell would otherwise take all the colors and leave the good ones alike.
     good, worst = (scores.min(), scores.max()) if lower_is_better else (scores.max(), scores.min())
     reach = 3.0 * abs(float(np.median(scores)) - float(good))
     bad = good + np.copysign(min(reach or np.inf, abs(worst - good)), worst - good)

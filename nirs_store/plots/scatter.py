@@ -53,7 +53,7 @@ def predicted_vs_measured(
     calibration, cv, test
         Pairs ``(measured, predicted)``, each of shape ``(n,)`` or ``(n, 1)``, in the unit of the
         target: the samples a model was fitted to, the pooled out-of-fold predictions, and
-        samples kept aside. At least one is needed.
+        held-out samples. At least one is needed.
     target, unit
         Name and unit of what is predicted, for the axes.
     n_components

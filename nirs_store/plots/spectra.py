@@ -149,9 +149,9 @@ def spectra_by_step(
     wavelength_unit
         ``"nm"``, ``"cm-1"``, ``"um"`` in any spelling; ``""`` where it is not known.
     values
-        Measured values of shape ``(n,)``: colours the spectra, with a colour bar.
+        Measured values of shape ``(n,)``: colors the spectra, with a color bar.
     target, unit, title
-        Words for the colour bar and the heading.
+        Words for the color bar and the heading.
 
     Returns
     -------
@@ -233,7 +233,7 @@ def chain_spectra_by_step(
     wavelengths
         Shape ``(channels,)``; the chain's own when not given.
     values
-        Measured values that colour the lines.
+        Measured values that color the lines.
 
     Raises
     ------
@@ -300,7 +300,7 @@ def _draw_lines(axes: Any, x: Floats, lines: Floats, colours: Any) -> None:
 
     order = np.argsort(x, kind="stable")
     if isinstance(colours, list):
-        # The groups without a colour lie below the others.
+        # The groups without a color lie below the others.
         ranked = sorted(range(len(lines)), key=lambda i: colours[i] != COLOURS["faint"])
         lines, colours = lines[ranked], [colours[i] for i in ranked]
     alpha = float(np.clip(25.0 / max(len(lines), 1), 0.35, 0.9))
@@ -341,7 +341,7 @@ def _colours_of(
 def _line_colours(
     values: ArrayLike | None, count: int, shown: np.ndarray[Any, Any]
 ) -> tuple[Any, Any, dict[str, str]]:
-    """Return the colours of the lines that are shown, and what a colour bar and a legend need to explain them."""
+    """Return the colors of the lines that are shown, and what a color bar and a legend need to explain them."""
     if values is None:
         return COLOURS["cv"], None, {}
     try:
@@ -367,7 +367,7 @@ def _line_colours(
 def _group_colours(
     groups: Sequence[Any], count: int, shown: np.ndarray[Any, Any]
 ) -> tuple[Any, Any, dict[str, str]]:
-    """Give the largest groups a colour each, and the others grey."""
+    """Give the largest groups a color each, and the others grey."""
     names = [str(each) for each in groups]
     if len(names) != count:
         raise ShapeMismatch(f"{count} spectra but {len(names)} groups.")

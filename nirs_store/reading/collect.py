@@ -47,7 +47,7 @@ def read_spectra(
     signal: str | None = None,
     to: str | None = None,
 ) -> Spectra:
-    r"""Read a file of spectra. What cannot be read for sure is refused with its line; nothing is left out silently.
+    r"""Read a file of spectra. Refuse ambiguous content and name its line; leave nothing out silently.
 
     Parameters
     ----------
@@ -68,26 +68,26 @@ def read_spectra(
     wavelength_unit : {"nm", "cm-1"}, optional
         Unit of the wavelengths, where the file does not say it.
     format : {"text", "parquet", "excel", "jcamp", "spc", "opus", "asd"} or that of another package, optional
-        By default what the first bytes or the ending of the name say.
+        By default, recognized by the first bytes or the extension.
     decimal : {".", ","}, optional
-        Decimal sign of a text file; by default what its numbers show.
+        Decimal sign of a text file; by default inferred from its numbers.
     delimiter, encoding : str, optional
-        Separator and encoding of a text file; by default what fits.
+        Separator and encoding of a text file; inferred by default.
     orientation : {"rows", "columns"}, optional
-        Whether a sample is a row or a column; by default where the wavelengths are.
+        Whether a sample is a row or a column; by default inferred from the place of the wavelengths.
     header : bool, optional
-        Whether the first row of the table names the channels; needed where it may as well be a spectrum.
+        Whether the first row of the table names the channels; needed if that row could be a spectrum.
     channels : sequence of str, optional
         Names of the spectral columns, where these are not named by wavelength.
     sheet : str or int, optional
-        The sheet of a workbook, by name or number; needed where several hold something.
+        The sheet of a workbook, by name or number; needed if several sheets have content.
     block : str, optional
         Which spectrum of an OPUS file ("AB", "RE", "ScSm", ...), or which block of a JCAMP-DX file (its title).
     references : path, optional
         A CSV, Excel or Parquet table of reference values whose first column, or one called id or sample, names the
         samples as `ids` does. Its columns join the others.
     signal : str, optional
-        What the values are, where the file does not say it: "absorbance", "reflectance", "transmittance (%)", ...
+        Kind of the values, if the file does not say it: "absorbance", "reflectance", "transmittance (%)", ...
     to : {"absorbance", "reflectance", "transmittance"}, optional
         Convert the values: absorbance is -log10 of reflectance or transmittance. By default they stay as they are.
 
@@ -98,7 +98,7 @@ def read_spectra(
     Raises
     ------
     InvalidInput
-        There is no such file, it cannot be read for sure, or it has no such column.
+        There is no such file, it is ambiguous, or it has no such column.
 
     Examples
     --------

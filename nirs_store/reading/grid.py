@@ -123,7 +123,7 @@ def find_channels(names: Sequence[str], decimal: str | None = None) -> Channels:
 
 
 def _longest_run(values: Sequence[float | None]) -> list[int]:
-    """Find the longest run of neighbours that rise or fall."""
+    """Find the longest run of neighbors that rise or fall."""
     runs: list[list[int]] = [[]]
     for place, value in enumerate(values):
         run = runs[-1]

@@ -16,7 +16,7 @@ from nirs_store.reading.cells import parse_unit
 from nirs_store.reading.dialect import Unreadable, decode
 from nirs_store.reading.measured import Measured, check_finite, most_values, name_signal, printable
 
-# A few characters can stand for any number of repeated values, so the size of the file is no bound.
+# A few characters can stand for any number of repeated values, so the size of the file is not a bound.
 _MOST_POINTS = 2**20
 _LABEL = re.compile(r"\s*##(.*?)=(.*)", re.DOTALL)
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"

@@ -84,7 +84,7 @@ def printable(data: bytes) -> str:
 
 
 def check_finite(X: NDArray[np.float64], wavelengths: NDArray[np.float64] | None = None) -> None:
-    """Refuse values that are no numbers, and a grid that neither rises nor falls."""
+    """Refuse values that are not numbers, and a grid that neither rises nor falls."""
     bad = np.argwhere(~np.isfinite(X))
     if bad.size:
         row, column = bad[0]

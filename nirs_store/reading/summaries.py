@@ -224,7 +224,7 @@ def _sums_up(X: Any, row: int, kind: str, rest: Sequence[int], nameless: bool = 
             if nameless and not _differ(samples):
                 break
             slack = _rounding(row_values) + _rounding(samples[:20])
-            # What is computed from rounded numbers carries more than their rounding, but for the mean and the like.
+            # A value computed from rounded numbers carries more than their rounding, but for the mean and the like.
             share = 1e-6 if nameless or kind in ("mean", "min", "max", "median") else 1e-2
             if not any(_fits(row_values, each, slack, share) for each in _compute(kind, samples)):
                 break

@@ -181,7 +181,7 @@ def _usual_width(rows: Sequence[Row]) -> int:
 
 
 def _without_comments(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Take out lines that begin as comments do and are no row of the table."""
+    """Take out lines that begin as comments do and are not rows of the table."""
     width, kept, comments = _usual_width(rows), [], []
     for row in rows:
         sign = re.match(r"#+|%+|//+|!+", row.cells[0])
@@ -367,7 +367,7 @@ def _turned(rows: list[Row], start: int, stop: int) -> _Cells:
         k for k, row in enumerate(block) if all(re.fullmatch(r"[\[(].*[\])]", c) for c in row.cells[:width])
     ]
     if top < start and block[0].cells[0] != "sample":
-        # What stands over the wavelengths tells of them; over the samples are their names.
+        # A heading over the wavelengths describes them; over the samples are their names.
         above = [*above, Row(block[0].line, block[0].cells[:1])]
         names[0] = "sample" if "sample" not in names else "name"
     if units:

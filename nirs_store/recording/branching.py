@@ -4,18 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from nirs_store.artifacts.registry import ArtifactRegistry
 from nirs_store.artifacts.types import ArtifactRecord, ChainNode
 from nirs_store.chains.folds import SOURCE_MAP, fold_key
 from nirs_store.chains.steps import AUGMENTATION, MERGE, MODEL, TARGETS, TRANSFORM
 from nirs_store.errors import InvalidInput
+from nirs_store.protocol import ReadsRuns, RecordingStore
 from nirs_store.recording.steps import class_name, parameters, preprocessing_text
-from nirs_store.store import WorkspaceStore
 from nirs_store.values import one_of
 
 _TYPES = {TRANSFORM: "transformer", AUGMENTATION: "transformer", TARGETS: "encoder"}
+
+
+class BranchStore(RecordingStore, ReadsRuns, Protocol):
+    """The part of a store that branches and stacks need."""
+
+    @property
+    def artifacts(self) -> ArtifactRegistry:
+        """Fitted objects by their place in a pipeline."""
+
+    def save_chain(
+        self,
+        pipeline_id: str,
+        steps: list[dict[str, Any]],
+        model_step_idx: int,
+        model_class: str,
+        preprocessings: str,
+        fold_strategy: str,
+        fold_artifacts: dict[str, Any],
+        shared_artifacts: dict[str, Any],
+        branch_path: list[int] | None = None,
+        source_index: int | None = None,
+        *,
+        fold_weights: Mapping[str, float] | None = None,
+        wavelengths: Any = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> str:
+        """Save a chain at its place in the branches."""
 
 
 class BranchRecorder:
@@ -56,7 +83,7 @@ class BranchRecorder:
     >>> folder.cleanup()
     """
 
-    def __init__(self, store: WorkspaceStore, pipeline_id: str, *, artifact_format: str = "joblib") -> None:
+    def __init__(self, store: BranchStore, pipeline_id: str, *, artifact_format: str = "joblib") -> None:
         self._store = store
         self._pipeline_id = pipeline_id
         self._format = artifact_format
@@ -103,7 +130,7 @@ class BranchRecorder:
         Parameters
         ----------
         fitted : object, or dict of int to object or list of objects
-            A dict has what each source fitted for itself; an empty list passes a source on unchanged.
+            A dict maps each source to the object fitted on it; an empty list passes a source on unchanged.
         operator_type : {"transform", "feature_augmentation", "y_processing"}
         params : mapping, optional
             Its parameters; those of the object by default.

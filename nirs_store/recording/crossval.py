@@ -74,7 +74,7 @@ def record_cross_validation(
     """Cross-validate an estimator and record trace, models, predictions, scores and logs.
 
     Every step of a Pipeline is fitted again on each fold's training samples, so nothing leaks from
-    the validation samples into preprocessing. What is bad in the input raises before anything is
+    the validation samples into preprocessing. Bad input raises before anything is
     recorded; what goes wrong later marks the pipeline failed, with the traceback, and is raised.
 
     Parameters
@@ -115,7 +115,7 @@ def record_cross_validation(
     sample_ids, sample_ids_test : array-like, shape (n_samples,), or str, optional
         Names of the samples of X and X_test: text or whole numbers, replicates may share one. They are
         kept as ``sample_indices`` of every prediction, in place of row numbers. A str is the column of the
-        frame that holds them, which then is no part of the spectra. A pandas frame with an index of text
+        frame that holds them, which then is not part of the spectra. A pandas frame with an index of text
         needs none of this.
     metric : str, optional
         Ranks the model: ``rmse`` (default), mae, r2, sep, rpd, rpiq for a regression;
@@ -149,7 +149,7 @@ def record_cross_validation(
     sample_weight : array-like, shape (n_samples,), optional
         Weights with which the model, the last step, is fitted. Scores count every sample alike.
     keep_folds : bool
-        False stores only the refit's fitted objects. Scores and predictions of the folds are stored all the same.
+        False stores only the refit's fitted objects. Scores and predictions of the folds are still stored.
     metadata : mapping, optional
         Plain data to keep with the chain.
 
@@ -328,7 +328,7 @@ def _job(
 ) -> Job:
     shared = encoder is not None and task == "classification"
     if shared:
-        # Which labels exist is no knowledge about a sample; folds must number them alike.
+        # Which labels exist tells nothing about a sample; folds must number them alike.
         encoder = clone(encoder).fit(data.y)
     return Job(estimator, data, pipeline_id, artifact_format, encoder, shared, reuse, companions)
 

@@ -68,7 +68,7 @@ class Reuse:
         }
 
     def find(self, place: int) -> Any:
-        """Give the fitted transformer of a place, or None."""
+        """Return the fitted transformer of a place, or None."""
         record = self._found.get(self._hashes[place])
         return None if record is None else self._store.load_artifact(record.blob_id)
 
@@ -229,9 +229,9 @@ def align_probabilities(
     labels = np.asarray(own).tolist()
     if proba.ndim != 2 or proba.shape[1] != len(labels):
         raise ShapeMismatch(f"Probabilities of {len(labels)} classes have the shape {proba.shape}.")
-    strangers = [label for label in labels if label not in place]
-    if strangers:
-        raise InvalidInput(f"The model knows the classes {strangers}, which are not among {list(place)}.")
+    missing = [label for label in labels if label not in place]
+    if missing:
+        raise InvalidInput(f"The model knows the classes {missing}, which are not among {list(place)}.")
     aligned = np.zeros((proba.shape[0], len(place)), dtype=proba.dtype)
     aligned[:, [place[label] for label in labels]] = proba
     return aligned
@@ -311,7 +311,7 @@ def _save(
         result.encoder_id = save(encoder, "encoder")
     result.model_id = save(model, "model")
     if os.getpid() != job.parent_pid:
-        # In a worker nobody else would commit the rows of these blobs before their ids are used.
+        # In a worker no other process would commit the rows of these blobs before their ids are used.
         store.flush()
 
 

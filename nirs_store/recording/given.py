@@ -18,7 +18,7 @@ from nirs_store.values import as_array, column_names, is_frame, native
 
 def resolve(store: Any, X: Any, target: Any, word: str = "X") -> Any:
     """Return the samples of a stored data set that X names, without those whose target is not known."""
-    # What is no name of a data set is returned as it is.
+    # Anything but the name of a data set is returned as it is.
     if isinstance(X, (str, DatasetVersion)):
         if target is None:
             labels = ", ".join(store.datasets.version(X).labels) or "none"

@@ -195,7 +195,7 @@ def _inner_splitters(step: Any) -> Iterator[Any]:
 def _splits_groups(splitter: Any) -> bool:
     try:
         return splitter.get_metadata_routing().split.requests.get("groups") is True
-    except AttributeError:  # a splitter of somebody's own
+    except AttributeError:  # a splitter of the user's own
         return False
 
 

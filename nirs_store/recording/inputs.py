@@ -38,7 +38,7 @@ def take_names(label: str, X: Any, given: Any, what: str = "sample_ids") -> tupl
     n = len(X) if hasattr(X, "__len__") else np.asarray(X).shape[0]
     if names.shape != (n,):
         raise ShapeMismatch(
-            f"{what}: expected one name a sample of {label}, {n}; found the shape {names.shape}."
+            f"{what}: expected one name per sample of {label}, {n}; found the shape {names.shape}."
         )
     kinds = {type(each) for each in names.tolist()}
     if kinds == {str}:

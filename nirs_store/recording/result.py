@@ -11,7 +11,7 @@ from nirs_store.display import block, field_table, table
 from nirs_store.lazy import polars as pl
 from nirs_store.scores import SCORES, score_label
 
-#: Rows of the score table that no prediction row stands behind.
+#: Rows of the score table that have no prediction row.
 POOLED = "pooled"
 AVERAGE = "average"
 
@@ -55,7 +55,7 @@ class CrossValidationResult:
     n_folds : int
     duration_ms : int
     scores : polars.DataFrame
-        A row a fold and partition (fold_id, partition, n, the scores, prediction_id); then
+        One row per fold and partition (fold_id, partition, n, the scores, prediction_id); then
         ``"pooled"``, all out-of-fold predictions together, and ``"average"``, the folds' average
         on the test samples where there is no refit.
     """
@@ -123,7 +123,7 @@ class CrossValidationResult:
 
 
 def score_table(rows: Sequence[ScoreRow], task_type: str) -> pl.DataFrame:
-    """Lay scores out as a table, one row a fold and partition."""
+    """Lay scores out as a table, one row per fold and partition."""
     names = SCORES[task_type]
     schema: dict[str, Any] = {"fold_id": pl.String, "partition": pl.String, "n": pl.Int64}
     schema |= dict.fromkeys(names, pl.Float64) | {"prediction_id": pl.String}

@@ -206,7 +206,7 @@ def _fail(store: RecordingStore, run_id: str | None, pipeline_id: str | None, er
         if run_id is not None:
             store.fail_run(run_id, text)
     except NirsStoreError as second:
-        # The first error is the one to be seen; that it could not be recorded is said beside it.
+        # The first error is the one to be seen; a failure to record it is added to it.
         error.add_note(f"The pipeline could not be marked failed either: {second}")
 
 
@@ -308,7 +308,7 @@ def step_entry(step_idx: int, value: Any, operator_type: str) -> dict[str, Any]:
 
 
 def _dependencies(layout: Layout, results: Sequence[FoldResult]) -> dict[str, list[str]]:
-    """List for each model the blobs that it stands on: its transformers, encoder and the splitter."""
+    """List for each model the blobs that it needs: its transformers, encoder and the splitter."""
     needs: dict[str, dict[str, None]] = {}
     for result in results:
         if not result.model_id:
@@ -316,7 +316,7 @@ def _dependencies(layout: Layout, results: Sequence[FoldResult]) -> dict[str, li
         ids = [*result.transformer_ids, result.encoder_id, layout.shared_encoder_id]
         if result.key != FINAL:
             ids.append(layout.splitter_id)
-        # Two folds may end in the same bytes; the model then stands on what either needed.
+        # Two folds may end in the same bytes; the model then needs what either needed.
         needs.setdefault(result.model_id, {}).update(dict.fromkeys(each for each in ids if each is not None))
     return {model_id: list(ids) for model_id, ids in needs.items()}
 

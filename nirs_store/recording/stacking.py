@@ -20,6 +20,7 @@ from nirs_store.chains.steps import SPLITTER, STACKED
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.ids import content_hash
 from nirs_store.reading import Spectra
+from nirs_store.recording.branching import BranchStore
 from nirs_store.recording.folds import FINAL, FoldResult, Prediction, align_probabilities
 from nirs_store.recording.given import resolve, take_spectra
 from nirs_store.recording.groups import check_companions, refuse_fixed_inner_folds
@@ -29,13 +30,12 @@ from nirs_store.recording.result import CrossValidationResult
 from nirs_store.recording.rows import Layout, metadata_of, pooled_of, recording, save_predictions, step_entry
 from nirs_store.recording.steps import class_name, describe, parameters, take_apart
 from nirs_store.scores import repeats_of
-from nirs_store.store import WorkspaceStore
 
 _STEP = 1
 
 
 def record_stacking(
-    store: WorkspaceStore,
+    store: BranchStore,
     source_chain_ids: Sequence[str],
     final_estimator: Any,
     X: Any,
@@ -83,9 +83,9 @@ def record_stacking(
     sample_ids : array-like, shape (n_samples,), or str, optional
         Names under which the sources stored their predictions; row numbers by default.
     passthrough : bool
-        Give the final estimator the spectra beside the predictions.
+        Give the final estimator the spectra in addition to the predictions.
     branch_path : sequence of int, optional
-        Branch on which the stack stands; sources of other branches are then refused.
+        Branch of the stack; sources of other branches are then refused.
     name, run_id, groups, metric, task_type, target, target_unit, artifact_format
         As for `record_cross_validation`.
 
@@ -224,7 +224,7 @@ def _ask(model: Any, table: NDArray[Any], data: Data, partition: str, rows: NDAr
 
 
 def _register(
-    store: WorkspaceStore,
+    store: BranchStore,
     pipeline_id: str,
     model: Any,
     bases: Sequence[Base],
@@ -251,7 +251,7 @@ def _register(
 
 
 def _save_chain(
-    store: WorkspaceStore,
+    store: BranchStore,
     layout: Layout,
     model: Any,
     record: ArtifactRecord,
@@ -304,7 +304,7 @@ class Base:
     columns: Names | None = None
 
 
-def open_bases(store: WorkspaceStore, chain_ids: Sequence[str], names: Sequence[str] | None) -> list[Base]:
+def open_bases(store: BranchStore, chain_ids: Sequence[str], names: Sequence[str] | None) -> list[Base]:
     """Look the chains up, and refuse those that cannot stand side by side."""
     ids = list(chain_ids) if not isinstance(chain_ids, str) else [chain_ids]
     bases = [_open(store, chain_id) for chain_id in dict.fromkeys(ids)]
@@ -340,7 +340,7 @@ def open_bases(store: WorkspaceStore, chain_ids: Sequence[str], names: Sequence[
 
 
 def gather(
-    store: WorkspaceStore,
+    store: BranchStore,
     bases: Sequence[Base],
     names: NDArray[Any],
     y: NDArray[Any],
@@ -371,7 +371,7 @@ def gather(
 
 
 def _out_of_fold(
-    store: WorkspaceStore, base: Base, place: Mapping[Any, int], y: NDArray[Any], proba: bool
+    store: BranchStore, base: Base, place: Mapping[Any, int], y: NDArray[Any], proba: bool
 ) -> NDArray[np.float64]:
     rows = store.query_predictions(partition="val", chain_id=base.chain_id)
     arrays = store.get_prediction_arrays(rows["prediction_id"].to_list())
@@ -426,7 +426,7 @@ def _compare(base: Base, prediction_id: str, stored: NDArray[Any], given: NDArra
         )
 
 
-def _open(store: WorkspaceStore, chain_id: str) -> Base:
+def _open(store: BranchStore, chain_id: str) -> Base:
     chain = store.get_chain(chain_id)
     if chain is None:
         raise UnknownId("chain", chain_id, "Nothing was recorded.")

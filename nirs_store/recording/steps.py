@@ -63,12 +63,12 @@ def _flatten(estimator: Any) -> list[Any]:
 
 
 def class_name(value: Any) -> str:
-    """Give the importable name of an object's class, through public modules where they offer it."""
+    """Return the importable name of an object's class, through public modules where they offer it."""
     return class_path(type(value))
 
 
 def parameters(value: Any) -> dict[str, Any]:
-    """Give the constructor parameters of an estimator or splitter as strict JSON values."""
+    """Return the constructor parameters of an estimator or splitter as strict JSON values."""
     return {name: json_safe(item) for name, item in _raw_parameters(value).items()}
 
 
@@ -79,7 +79,7 @@ def _raw_parameters(value: Any) -> dict[str, Any]:
         # Splitters have no get_params; scikit-learn keeps each argument under its own name.
         names = _signature(type(value))
         found = {name: getattr(value, name) for name in names if hasattr(value, name)}
-    # A renamed parameter that nobody set is marked with this text.
+    # A renamed parameter that was not set is marked with this text.
     return {
         name: item for name, item in found.items() if not (isinstance(item, str) and item == "deprecated")
     }
@@ -148,7 +148,7 @@ def _pipelines_in(estimator: Any) -> list[Any]:
 
 
 def configuration(estimator: Any, cv: Any) -> dict[str, Any]:
-    """Give a configuration that `nirs_store.estimators` rebuilds, as far as JSON can say it."""
+    """Return a configuration that `nirs_store.estimators` rebuilds, as far as JSON can say it."""
     lost = []
     try:
         config = describe_estimator(estimator)

@@ -35,7 +35,7 @@ def save_artifact(
     format: str,
     pipeline_id: str | None,
 ) -> str:
-    """Serialise, hash, store once, and give this session a reference."""
+    """Serialize, hash, store once, and give this session a reference."""
     engine.check_writable(closely=False)
     as_text(operator_class, "operator_class")
     as_text(artifact_type, "artifact_type")
@@ -46,13 +46,13 @@ def save_artifact(
     )
     if found := reliance_of(obj, data):
         # The chain that names the artifact says what code it relies on.
-        engine.known.add(CODE, artifact_id, found)
+        engine.id_cache.add(CODE, artifact_id, found)
     return artifact_id
 
 
 def code_of(engine: Engine, artifact_ids: Iterable[str]) -> dict[str, Any] | None:
     """Describe the code of artifacts that this session saved; None for installed packages alone."""
-    found = [known for ident in artifact_ids if (known := engine.known.get(CODE, ident))]
+    found = [known for ident in artifact_ids if (known := engine.id_cache.get(CODE, ident))]
     return describe_code(Reliance.joined(found))
 
 
@@ -65,12 +65,12 @@ def save_bytes(
     format: str,
     pipeline_id: str | None,
 ) -> str:
-    """Store bytes that are serialised already."""
+    """Store bytes that are serialized already."""
     artifact_id = sha256_hex(data)
     # The session's row comes before any claim of its: see Engine.recording.
     with engine.recording():
         pass
-    remembered = engine.known.get("artifact", artifact_id)
+    remembered = engine.id_cache.get("artifact", artifact_id)
     there = engine.blobs.asking(lambda: remembered or on_disk(engine.layout.blobs, artifact_id))
     # Claim first, look second: a gc that did not see the claim has moved the file away by now,
     # and the look of `put` finds it gone and writes it again.
@@ -85,7 +85,7 @@ def save_bytes(
 
 def put_back(engine: Engine, rows: Mapping[str, Mapping[str, Any]], data: Mapping[str, bytes]) -> None:
     """Write the lost or damaged files of artifacts again, from bytes by their hash."""
-    # For a caller who holds the exclusive lease and found the rows under it: what keeps these artifacts stays, so there
+    # For a caller who holds the exclusive lock and found the rows under it: what keeps these artifacts stays, so there
     # is nothing to claim and no row to write.
     # A registered file is the caller's own, and no blob.
     own = {ident: path for ident, row in rows.items() if (path := Path(row["artifact_path"])).stem == ident}
@@ -99,7 +99,7 @@ def _stored_as(
 ) -> tuple[str, str]:
     """Return the ending and format under which bytes that are known are stored already, or those asked for."""
     # Two formats can give the same bytes. There must be one file of them, the one that the row names: a second would
-    # heal nothing and belong to nobody.
+    # heal nothing and have no owner.
     if known is not None and (known["format"] == "bytes") != (format == "bytes"):
         known = _row_or_memory(engine, artifact_id)
         other = known is not None and (known["format"] == "bytes") != (format == "bytes")
@@ -117,7 +117,7 @@ def _stored_as(
 def _row_or_memory(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
     # What this process remembers may be older than a deletion by another one, and the ending of a file tells less
     # than its row. While the catalog is busy, what was remembered counts.
-    remembered = engine.known.get("artifact", artifact_id)
+    remembered = engine.id_cache.get("artifact", artifact_id)
     if _in_transaction(engine, artifact_id) is not None:
         return remembered and dict(remembered)
     answered, row = engine.look_up(lambda con: queries.note_of(con, "artifact", artifact_id))
@@ -144,7 +144,7 @@ def _record(engine: Engine, artifact_id: str, known: dict[str, Any], pipeline_id
     about = {name: known[name] for name in ("operator_class", "artifact_type")}
     with engine.recording() as buffer:
         add_reference(buffer, artifact_id, known, "session", engine.session_id, pipeline_id, **about)
-        engine.known.add("artifact", artifact_id, known)
+        engine.id_cache.add("artifact", artifact_id, known)
 
 
 def add_reference(
@@ -169,7 +169,7 @@ def add_reference(
     buffer.add("artifact_refs", {**row, **about})
 
 
-def add_takeover(engine: Engine, buffer: Buffer, artifact_id: str) -> None:
+def add_reference_transfer(engine: Engine, buffer: Buffer, artifact_id: str) -> None:
     """Let an owner take over this session's reference to an artifact."""
     row = {"takeover_id": new_id(), "session_id": engine.session_id, "artifact_id": artifact_id}
     buffer.add("takeovers", row)
@@ -256,14 +256,14 @@ def claim_artifact(engine: Engine, claims: ExitStack, artifact_id: str) -> dict[
 
 def require_artifact(engine: Engine, artifact_id: str) -> dict[str, Any]:
     """Check that a chain can name an artifact, which the caller has claimed; returns what its row says."""
-    known = engine.known.get("artifact", artifact_id)
+    known = engine.id_cache.get("artifact", artifact_id)
     if known is not None:
         # A look at an object store takes a round trip for each artifact of a chain.
         held = engine.layout.blobs.far and engine.recorder.holds(artifact_id)
         if held or engine.blobs.is_coming_or_there(known["artifact_path"]):
             return dict(known)
         # What this process remembers may be older than a deletion by another one.
-        engine.known.forget("artifact", artifact_id)
+        engine.id_cache.forget("artifact", artifact_id)
     known = _in_transaction(engine, artifact_id)
     if known is None:
         answered, known = engine.look_up(lambda con: queries.note_of(con, "artifact", artifact_id))
@@ -274,9 +274,9 @@ def require_artifact(engine: Engine, artifact_id: str) -> dict[str, Any]:
             raise ArtifactMissing(
                 "artifact", artifact_id, "Save it with save_artifact first. Nothing was recorded."
             )
-        engine.known.add("artifact", artifact_id, known)
+        engine.id_cache.add("artifact", artifact_id, known)
     if not engine.blobs.is_coming_or_there(known["artifact_path"]):
-        engine.known.forget("artifact", artifact_id)
+        engine.id_cache.forget("artifact", artifact_id)
         raise ArtifactMissing(
             "artifact",
             artifact_id,
@@ -291,7 +291,7 @@ def _in_transaction(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
 
 
 def on_disk(blobs: BlobBackend, artifact_id: str) -> dict[str, Any] | None:
-    """Return what a blob's row says, as far as its file tells; None when there is none, or the id is no hash."""
+    """Return what a blob's row says, as far as its file tells; None when there is none, or the id is not a hash."""
     if len(artifact_id) != 64 or not set(artifact_id) <= set("0123456789abcdef"):
         return None
     for key, found in blobs.scan(f"{BLOBS}{artifact_id[:2]}/{artifact_id}."):
@@ -340,15 +340,15 @@ def _lookup(engine: Engine, artifact_id: str, *, again: bool = False) -> dict[st
     """Return what an artifact's row says, as it is remembered or, `again`, as it is now."""
     if again:
         # What this process remembers may be older than a deletion by another one.
-        engine.known.forget("artifact", artifact_id)
-    known = engine.known.get("artifact", artifact_id) if isinstance(artifact_id, str) else None
+        engine.id_cache.forget("artifact", artifact_id)
+    known = engine.id_cache.get("artifact", artifact_id) if isinstance(artifact_id, str) else None
     if known is None:
         known = _in_transaction(engine, artifact_id)
     if known is not None:
         return dict(known)
     found = engine.query(lambda con: queries.note_of(con, "artifact", artifact_id))
     if found is not None:
-        engine.known.add("artifact", artifact_id, found)
+        engine.id_cache.add("artifact", artifact_id, found)
     return found
 
 
@@ -370,14 +370,14 @@ def get_to_know(engine: Engine, artifact_ids: Iterable[str]) -> dict[str, str]:
     """Ask for all of these that are not known for sure in one question, so that loading each asks nothing."""
     # Importing what an object needs takes longer than a connection lingers: the next one's question would open the
     # catalog again.
-    notes = {ident: engine.known.get("artifact", ident) for ident in artifact_ids}
-    strangers = [ident for ident, known in notes.items() if not is_settled(ident, known)]
-    if not strangers:
+    notes = {ident: engine.id_cache.get("artifact", ident) for ident in artifact_ids}
+    missing = [ident for ident, known in notes.items() if not is_settled(ident, known)]
+    if not missing:
         return {}
-    for ident, row in engine.query(lambda con: queries.blob_rows(con, strangers)).items():
+    for ident, row in engine.query(lambda con: queries.blob_rows(con, missing)).items():
         notes[ident] = {name: row[name] for name in queries.BLOB_NOTE}
-        engine.known.add("artifact", ident, notes[ident])
-    keys = {ident: content_key(ident, known) for ident in strangers if (known := notes[ident])}
+        engine.id_cache.add("artifact", ident, notes[ident])
+    keys = {ident: content_key(ident, known) for ident in missing if (known := notes[ident])}
     return {ident: key for ident, key in keys.items() if key != ident}
 
 
@@ -465,14 +465,14 @@ Link = Mapping[str, Any]
 def known_record(engine: Engine, record_id: str, *, ask: bool) -> dict[str, Any] | None:
     """Return what this process knows of a record: artifact_id, pipeline_id, chain_path."""
     # With `ask` the catalog is asked for what is not known here, for a second at most.
-    known = engine.known.get(RECORD, record_id)
+    known = engine.id_cache.get(RECORD, record_id)
     if known is None:
         row = engine.recorder.find("artifact_records", record_id)
         known = row and {name: row[name] for name in ("artifact_id", "pipeline_id", "chain_path")}
     if known is None and ask:
         _, known = engine.look_up(lambda con: queries.note_of(con, RECORD, record_id))
         if known is not None:
-            engine.known.add(RECORD, record_id, known)
+            engine.id_cache.add(RECORD, record_id, known)
     return None if known is None else dict(known)
 
 
@@ -491,9 +491,9 @@ def save_record(engine: Engine, values: Mapping[str, Any], links: Sequence[Link]
                 _add_link(buffer, record_id, row["pipeline_id"], position, link)
             for artifact_id, known in held.items():
                 add_reference(buffer, artifact_id, known, RECORD, record_id, row["pipeline_id"])
-            add_takeover(engine, buffer, row["artifact_id"])
+            add_reference_transfer(engine, buffer, row["artifact_id"])
             note = {name: row[name] for name in ("artifact_id", "pipeline_id", "chain_path")}
-            engine.known.add(RECORD, record_id, note)
+            engine.id_cache.add(RECORD, record_id, note)
 
 
 def add_link(engine: Engine, record_id: str, pipeline_id: str, position: int, link: Link) -> None:

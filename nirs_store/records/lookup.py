@@ -26,7 +26,7 @@ _PART = re.compile(rf"[0-9a-fA-F-]{{{_LEAST},63}}")
 
 
 def whole_id(engine: Engine, kind: str, given: Any) -> Any:
-    """Return the whole id that was meant; what is no part of an id comes back as it was given."""
+    """Return the whole id that was meant; what is not part of an id comes back as it was given."""
     if given is None or (isinstance(given, str) and is_id(given)):
         return given
     if not isinstance(given, str):

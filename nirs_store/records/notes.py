@@ -1,8 +1,8 @@
-"""Noting what was done: one entry an operation, on its way to the audit trail.
+"""Noting what was done: one entry per operation, on its way to the audit trail.
 
 A note travels in the same commit as what it is about, among the changes; so recording costs a few microseconds
-more and still waits for nobody. What is done inside a transaction of the catalog is noted in that transaction.
-A refused attempt is noted beside any transaction that is being given up.
+more and still waits for no process. A change inside a transaction of the catalog is noted in that transaction.
+A refused attempt is noted outside any transaction that is being given up.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Violation(msgspec.Struct, frozen=True):
 
 
 def plain_key(key: str) -> str:
-    """Normalise a key: ``Patient-ID``, ``patientId`` and ``patient_id`` are one."""
+    """Normalize a key: ``Patient-ID``, ``patientId`` and ``patient_id`` are one."""
     return "".join(sign for sign in key.casefold() if sign.isalnum())
 
 

@@ -39,7 +39,7 @@ GROUP_COLUMNS = (
     "task_type", "preprocessings", "branch_id", "branch_name",
 )  # fmt: skip
 
-# DuckDB keeps up to a million rows a group in this way; beyond some thousands a window is as good.
+# DuckDB keeps up to a million rows per group in this way; beyond some thousands a window is as good.
 _FEW = 10_000
 _ALL = 2**63 - 1
 WITH_UNIT = ("mse", *(name for name, metric in METRICS.items() if metric.in_units))
@@ -412,14 +412,14 @@ def save_prediction(
     }
     with engine.recording() as buffer:
         buffer.add("predictions", row)
-        engine.known.add(
+        engine.id_cache.add(
             "prediction", prediction_id, {"pipeline_id": pipeline_id, "arrays": False, "n": row["n_samples"]}
         )
     return prediction_id
 
 
 def _prediction_id(engine: Engine, given: Any) -> str:
-    """Return a new id or the caller's; refuse one that is taken, or the commit would be set aside later."""
+    """Return a new id or the caller's; refuse one that is taken, or the commit would be rejected later."""
     if given is None:
         return new_id()
     prediction_id = as_text(given, "prediction_id")
@@ -439,7 +439,7 @@ def _note_now(engine: Engine, prediction_id: str) -> dict[str, Any] | None:
     if engine.recorder.in_transaction:
         engine.recorder.flush()  # what other threads recorded; `look_up` does it outside transactions only
     answered, note = engine.look_up(lambda con: queries.note_of(con, "prediction", prediction_id))
-    return note if answered else engine.known.get("prediction", prediction_id)
+    return note if answered else engine.id_cache.get("prediction", prediction_id)
 
 
 def save_prediction_arrays(
@@ -459,7 +459,7 @@ def save_prediction_arrays(
     if not there and note is not None and note.get("arrays"):
         note = _note_now(engine, prediction_id)
         if note is None:
-            engine.known.forget("prediction", prediction_id)
+            engine.id_cache.forget("prediction", prediction_id)
             raise UnknownId("prediction", prediction_id, "It was deleted. Nothing was recorded.")
         there = bool(note.get("arrays"))
     if there:
@@ -481,4 +481,4 @@ def save_prediction_arrays(
         for name, (stored, _) in encoded.items():
             row[name] = buffer.add_array(stored)
         buffer.add("prediction_arrays", row)
-        engine.known.add("prediction", prediction_id, {**(note or {}), "arrays": True})
+        engine.id_cache.add("prediction", prediction_id, {**(note or {}), "arrays": True})

@@ -33,7 +33,7 @@ ID_COLUMNS = {
 }
 
 _HIDDEN = {"session_id"}
-# A row says "running" until somebody finishes it; one whose session died shows as interrupted.
+# A row says "running" until a process finishes it; one whose session died shows as interrupted.
 _STATUS = (
     "CASE WHEN {t}status = 'running' AND NOT list_contains($alive, {t}session_id) "
     "THEN 'interrupted' ELSE {t}status END"

@@ -43,7 +43,7 @@ from nirs_store.values import from_json
 REFIT_FOLDS = ("final", "fold_final", "foldfinal", "refit", "fold_refit")
 # Some writers add rows for the average of the folds; they hold the same samples once more.
 NO_FOLDS = (*REFIT_FOLDS, "avg", "w_avg", "average", "mean", "pooled")
-# What the scores of a chain are computed from, beside the arrays.
+# The columns that the scores of a chain are computed from, besides the arrays.
 _SCORED = (
     "prediction_id", "chain_id", "fold_id", "partition", "metric", "scores", "val_score", "test_score",
     "train_score", "n_samples",
@@ -61,7 +61,7 @@ def tasks_and_metrics(con: Connection, **filters: Any) -> list[tuple[str, str]]:
 
 
 def candidate_chains(con: Connection, metric: str, names: Sequence[str], **filters: Any) -> pl.DataFrame:
-    """One row a chain that has predictions, with what its folds add up to."""
+    """One row per chain that has predictions, with what its folds add up to."""
     where, params = prediction_filters("p.", **filters)
     params |= {"others": list(NO_FOLDS), "names": list(names)}
     params |= {"path": f"$.{metric}", "nested": f"$.val.{metric}"}
@@ -340,7 +340,7 @@ class _Scorer:
                 found = regression_scores(y, yhat, names=names)
             else:
                 found = classification_scores(y, yhat)
-        except ValueError:  # NaN, or shapes that do not belong together: ranks last, hinders nobody
+        except ValueError:  # NaN, or shapes that do not belong together: ranks last
             return dict.fromkeys(names, math.nan)
         if not self._regression:
             # The columns of probabilities mean the chain's classes, or only the fold knows what.

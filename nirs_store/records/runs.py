@@ -35,7 +35,7 @@ from nirs_store.domain import DOMAIN, domain_id
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.ids import new_id, now_naive
 from nirs_store.records import queries
-from nirs_store.records.artifacts import add_reference, add_takeover, claim_artifact, code_of
+from nirs_store.records.artifacts import add_reference, add_reference_transfer, claim_artifact, code_of
 from nirs_store.records.notes import add_note, check_guard, short_error
 from nirs_store.values import as_array, as_error, as_floats, as_name, as_text, one_of, target_of, to_json
 
@@ -108,7 +108,7 @@ def capture_environment(
     Raises
     ------
     InvalidInput
-        Seeds that are not whole numbers, or parameters that are no mapping.
+        Seeds that are not whole numbers, or parameters that are not a mapping.
 
     Examples
     --------
@@ -225,7 +225,7 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 def require(engine: Engine, kind: str, identifier: str) -> dict[str, Any] | None:
     """Return what is known of an id; None while the catalog is busy and the id is not known here."""
     engine.check_writable(closely=False)
-    known = engine.known.get(kind, identifier) if isinstance(identifier, str) else None
+    known = engine.id_cache.get(kind, identifier) if isinstance(identifier, str) else None
     if known is not None:
         return dict(known)
     if not isinstance(identifier, str) or not identifier:
@@ -238,7 +238,7 @@ def require(engine: Engine, kind: str, identifier: str) -> dict[str, Any] | None
         return None
     if note is None:
         raise UnknownId(kind, identifier, "Nothing was recorded.")
-    engine.known.add(kind, identifier, note)
+    engine.id_cache.add(kind, identifier, note)
     return note
 
 
@@ -281,12 +281,12 @@ def begin_run(
     with engine.recording(commit=True) as buffer:
         buffer.add("runs", row)
         add_note(engine, buffer, "begin_run", "run", run_id, details={"name": row["name"]})
-        engine.known.add("run", run_id, {})
+        engine.id_cache.add("run", run_id, {})
     return run_id
 
 
 def _datasets(given: Any) -> list[Any]:
-    """Normalise `datasets` to a list; a single name or mapping becomes a one-item list."""
+    """Normalize `datasets` to a list; a single name or mapping becomes a one-item list."""
     if given is None:
         return []
     if isinstance(given, (str, Mapping)):
@@ -364,7 +364,7 @@ def fail_run(engine: Engine, run_id: str, error: str) -> None:
     require(engine, "run", run_id)
     _finish(engine, "fail_run", run_id, {"error": as_error(error)})
     # Its pipelines failed with it; the next call that names one looks it up and is told.
-    engine.known.forget_noted("pipeline", "run_id", run_id)
+    engine.id_cache.forget_noted("pipeline", "run_id", run_id)
 
 
 def _finish(engine: Engine, kind: str, identifier: str, payload: Mapping[str, Any]) -> None:
@@ -417,7 +417,7 @@ def begin_pipeline(
     with engine.recording(commit=True) as buffer:
         buffer.add("pipelines", row)
         add_note(engine, buffer, "begin_pipeline", "pipeline", pipeline_id)
-        engine.known.add("pipeline", pipeline_id, {"run_id": run_id, "status": "running"})
+        engine.id_cache.add("pipeline", pipeline_id, {"run_id": run_id, "status": "running"})
     return pipeline_id
 
 
@@ -440,7 +440,7 @@ def complete_pipeline(
 def _note_end(engine: Engine, pipeline_id: str, note: Mapping[str, Any] | None, status: str) -> None:
     # The first final state wins, here as in the catalog. Where nothing is known the catalog is asked.
     if note is not None and note.get("status") == "running":
-        engine.known.add("pipeline", pipeline_id, {**note, "status": status})
+        engine.id_cache.add("pipeline", pipeline_id, {**note, "status": status})
 
 
 def fail_pipeline(engine: Engine, pipeline_id: str, error: str) -> None:
@@ -531,8 +531,8 @@ def save_chain(
             buffer.add("chains", row)
             for artifact_id in artifact_ids:
                 add_reference(buffer, artifact_id, known[artifact_id], "chain", chain_id, pipeline_id)
-                add_takeover(engine, buffer, artifact_id)
-            engine.known.add("chain", chain_id, {"pipeline_id": pipeline_id})
+                add_reference_transfer(engine, buffer, artifact_id)
+            engine.id_cache.add("chain", chain_id, {"pipeline_id": pipeline_id})
     return chain_id
 
 

@@ -20,7 +20,7 @@ from nirs_store.errors import InvalidInput, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.values import as_seconds, is_text
 
-# Not the query's fault: whoever holds the connection must know.
+# Not the query's fault: the holder of the connection must know.
 _MACHINE = (duckdb.FatalException, duckdb.InternalException, duckdb.IOException)
 # How DuckDB begins the same where a result is read batch by batch: Arrow makes an OSError of every error then.
 _MACHINE_WORDS = ("FATAL Error", "INTERNAL Error", "IO Error")
@@ -62,7 +62,7 @@ def check_limits(timeout: Any, max_rows: Any, max_bytes: Any = None) -> Limits:
 
 
 def check_text(query: Any) -> str:
-    """Refuse what is no query at all, before the catalog is asked for."""
+    """Refuse what is not a query at all, before the catalog is asked for."""
     if not is_text(query) or not query.strip():
         raise InvalidInput(f"query: expected the text of one SELECT statement, found {query!r}.")
     return str(query)

@@ -166,7 +166,7 @@ class Pivot:
     frame : polars.DataFrame
         First column: the kinds of `rows`; one column for each kind of `columns`.
     rows, columns, metric, aggregate : str
-        What is down, what is across, the score, and which score of the chains that share a cell is shown.
+        The rows, the columns, the score, and which score of the chains that share a cell is shown.
 
     Examples
     --------
@@ -275,7 +275,7 @@ def check_kinds(rows: str, columns: str, aggregate: str) -> None:
 def make_pivot(
     ranked: pl.DataFrame, rows: str, columns: str, aggregate: str, metric: str | None = None
 ) -> Pivot:
-    """Turn ranked chains into a table of their score, a row and a column a kind."""
+    """Turn ranked chains into a table of their score, one row and one column per kind."""
     check_kinds(rows, columns, aggregate)
     named = str(ranked["metric"][0]) if ranked.height else metric or "score"
     ranked = _told_apart(ranked, rows, columns, named)
@@ -322,7 +322,7 @@ def _told_apart(ranked: pl.DataFrame, rows: str, columns: str, metric: str) -> p
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
-    """Order of names with numbers in them: PLS(4) stands before PLS(10)."""
+    """Order of names with numbers in them: PLS(4) comes before PLS(10)."""
     parts = re.split(r"(\d+)", text)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
@@ -419,7 +419,7 @@ def _short(ids: Sequence[str]) -> str:
 
 
 def tree_lines(node: Node) -> Iterator[str]:
-    """Write a tree, a line a node."""
+    """Write a tree, one line per node."""
     # These words come from the user who recorded the chain; no control character of theirs may reach a terminal.
     yield printable(node.text)
     for place, child in enumerate(node.below):
@@ -572,7 +572,7 @@ class RunView:
 
 
 def store_html(engine: Engine) -> str:
-    """Show a store in a notebook, which waits for nobody."""
+    """Show a store in a notebook, without waiting."""
     facts: dict[str, object] = {"address" if engine.settings.shared else "folder": engine.place}
     if engine.closed:
         return block("WorkspaceStore", field_table(facts | {"state": "closed"}))
@@ -647,7 +647,7 @@ def view_run(engine: Engine, run_id: str) -> RunView:
 
 
 def chain_predictions(engine: Engine, chain_id: str, partition: str) -> pl.DataFrame:
-    """Predictions of a chain a sample a row; see `WorkspaceStore.chain_predictions`."""
+    """Predictions of one chain per sample a row; see `WorkspaceStore.chain_predictions`."""
 
     def ask(con: Connection) -> tuple[pl.DataFrame, Any, Any]:
         rows = queries.prediction_rows(con, chain_id, partition)

@@ -327,7 +327,7 @@ class Plan:
 
     @property
     def target(self) -> str:
-        """What is predicted, in words; empty where nothing names it."""
+        """Name the predicted property; empty where nothing names it."""
         return str(self.given["target"] or ", ".join(self.about_samples.get("target_names", [])))
 
     @property

@@ -89,7 +89,7 @@ class Dossier:
     parts : tuple of Part
         ``title``, ``items`` (``label``, ``value``, ``hint``), ``tables``, ``notes``, ``figures``.
     missing : tuple of str
-        What is not known, as ``part: item``.
+        Unknown items, as ``part: item``.
     """
 
     calibration: str

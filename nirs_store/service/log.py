@@ -31,7 +31,7 @@ from nirs_store.values import as_name, as_text, one_of, to_json, whole_number
 
 Role = Literal["reported", "challenger"]
 
-#: Flags that are no finding about the sample, as SQL.
+#: Flags that are not findings about the sample, as SQL.
 NOT_FLAGGED = "(m.flags IS NULL OR m.flags = '[\"domain not known\"]')"
 _ROLES = ("reported", "challenger")
 _SPECTRUM = "<f8"

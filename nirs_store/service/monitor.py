@@ -76,7 +76,7 @@ class Monitoring:
     corrections : tuple of Correction
         All corrections of this version, including retired ones.
     notes : tuple of str
-        What was left out or could not be determined, in words.
+        Sentences about what was left out or could not be determined.
     """
 
     calibration: str

@@ -43,7 +43,7 @@ class Wanted:
     @property
     def where(self) -> str:
         """Return the condition on measurements `m`, with the values of `params`."""
-        # A row by another chain than the version has is somebody else's version of the same number.
+        # A row by another chain than the version has is another calibration's version of the same number.
         parts = [
             "m.calibration = $name",
             "NOT EXISTS (SELECT 1 FROM calibration_versions v WHERE v.name = m.calibration AND v.version = m.version "

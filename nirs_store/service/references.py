@@ -90,7 +90,7 @@ class References:
         value : float or sequence of float
             In the unit of the calibration.
         target : str, optional
-            What was determined, such as ``"fat"``. A value without a target is used only for samples that were
+            The determined property, such as ``"fat"``. A value without a target is used only for samples that were
             predicted for one target.
         unit : str, optional
             Its unit; if the calibration has another unit, monitoring leaves the value out and says so.

@@ -367,7 +367,7 @@ class Replays:
         """Return a chain compiled, now or before."""
         # A warm replay reads nothing but memory; a chain not known yet is a question, which looks closely.
         self.engine.check_open(closely=False)
-        clears = self.engine.known.clears
+        clears = self.engine.id_cache.clears
         if self._planned_at != clears:
             # Something was deleted through a view on this store.
             self.plans.clear()
@@ -455,19 +455,19 @@ class Replays:
         """Write a chain as a bundle or a script; see `WorkspaceStore.export_chain`."""
         # They open estimators, and so import scikit-learn: not on the way of opening a store.
         from nirs_store import bundle
-        from nirs_store.bundle.transfer import Outgoing
+        from nirs_store.bundle.transfer import ExportSource
 
         use = use_of(self.engine, chain_id)
         refuse_corrected(use)
         chain_id = use.chain_id
         self.engine.check_open()
         if format == "n4a":
-            outgoing = Outgoing(self.engine, chain_id)
+            export_source = ExportSource(self.engine, chain_id)
             if use.name is not None:
                 called = {"calibration": use.label, "calibration_scope": dict(use.scope)}
                 options["facts"] = called | dict(options.get("facts") or {})
-            described = outgoing.described(options)
-            written = bundle.export_chain(outgoing, chain_id, user_path(output_path), **described)
+            described = export_source.described(options)
+            written = bundle.export_chain(export_source, chain_id, user_path(output_path), **described)
         elif format == "n4a.py":
             written = bundle.export_script(source, chain_id, user_path(output_path), **options)
         else:

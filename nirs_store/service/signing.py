@@ -2,7 +2,7 @@
 
 A signature is a row that binds who, when, with which meaning, over which content (chain, artifacts, domain, scope,
 figures) and after which entry of the audit trail; an entry of the trail names it in turn. With a key it also carries an
-HMAC-SHA256. Without one it proves as much as the audit trail does: somebody who can write to the workspace wrote it.
+HMAC-SHA256. Without one it proves as much as the audit trail does: a person who can write to the workspace wrote it.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Signature:
     signed_at : datetime
         By the clock of the machine.
     content_hash : str
-        What was signed: the version with its chain, artifacts and domain.
+        The signed content: the version with its chain, artifacts and domain.
     audit_head : str
         Number and hash of the entry of the audit trail that was the last one.
     key_id : str or None

@@ -200,7 +200,7 @@ def agreement(
     ShapeMismatch
         They differ in length.
     InvalidInput
-        A value is not finite, or alpha is no share.
+        A value is not finite, or alpha is not a share.
 
     Examples
     --------

@@ -221,7 +221,7 @@ RESERVED = frozenset({"contents", ARCHIVED_NUMBER})
 
 @dataclass(frozen=True)
 class AliasChange:
-    """One change of an alias: it pointed to `previous` and points to `version` since; None is no version."""
+    """One change of an alias: it pointed to `previous` and points to `version` since; None is not a version."""
 
     name: str
     alias: str

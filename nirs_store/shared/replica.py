@@ -115,7 +115,7 @@ def prepare(layout: Layout, workspace_id: str, address: str, blobs: str) -> None
         raise ReplicaRefused(
             f"{folder} is a replica of another workspace. Nothing was changed. Name another folder for this one."
         )
-    # Only now: the rights of a folder that is no replica are not this library's to change.
+    # Only now: the rights of a folder that is not a replica are not this library's to change.
     _shut(folder)
     wanted = Mark(workspace_id, address, blobs)
     if said != wanted:

@@ -45,7 +45,7 @@ from nirs_store.ui.frame import MOST_UPLOADED, Download, Kept, Redirect, Request
 from nirs_store.ui.guard import HEADERS, Guard, Refused, cookie_name, is_foreign, without_token
 from nirs_store.ui.words import as_json, filters
 
-#: In the order of the navigation. One file a screen, each with its SCREENS.
+#: In the order of the navigation. One file per screen, each with its SCREENS.
 _MODULES = ("overview", "leaderboard", "pivot", "chain", "predict", "compare", "calibrations",
             "calibration_changes", "datasets", "runs", "records", "changes", "sql", "health")  # fmt: skip
 STATIC = Path(__file__).parent / "static"
@@ -87,7 +87,7 @@ class Desk:
         self._recording = store
         self.kept = Kept()
         self._mutex = threading.Lock()
-        self._places, self._spare = threading.BoundedSemaphore(_MOST_ASIDE), list[WorkspaceStore]()
+        self._places, self._pool = threading.BoundedSemaphore(_MOST_ASIDE), list[WorkspaceStore]()
 
     def usual(self) -> WorkspaceStore:
         """Return the open workspace as it is now, for one answer after the other."""
@@ -110,13 +110,13 @@ class Desk:
         try:
             self._commit()
             with self._mutex:
-                store = self._spare.pop() if self._spare else None
+                store = self._pool.pop() if self._pool else None
             store = store or WorkspaceStore.to_look_at(self.folder, memory_limit=_MEMORY, fresh=self._fresh)
             try:
                 yield store
             finally:
                 with self._mutex:
-                    self._spare.append(store)
+                    self._pool.append(store)
         finally:
             self._places.release()
 
@@ -133,8 +133,8 @@ class Desk:
     def close(self) -> None:
         """Close the workspace, unless it was given."""
         with self._mutex:
-            while self._spare:
-                self._spare.pop().close()
+            while self._pool:
+                self._pool.pop().close()
             if self._own is not None and self._given is None:
                 self._own.close()
             self._own = self._given
@@ -278,7 +278,7 @@ class _Answers:
     def _failed(self, error: NirsStoreError, form_wanted: str, files: Sequence[Upload] = ()) -> Response:
         status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
         words = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        for each in files:  # where a file was put for a moment helps nobody
+        for each in files:  # where a file was put for a moment helps no one
             words = words.replace(str(each.path), each.name)
         if form_wanted == "json":
             plain = {"error": error.code, "message": words}

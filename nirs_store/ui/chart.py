@@ -69,7 +69,7 @@ class ChainFigures:
         return None if domain is None or not domain.spaces else domain.spaces[0]
 
     def _known(self) -> Iterator[tuple[str, str, str, Any, Any, dict[str, Any]]]:
-        """Give each set with its kind and words, what was measured and predicted, and how its points are drawn."""
+        """Return each set with its kind and words, what was measured and predicted, and how its points are drawn."""
         for name, kind, words in _SETS:
             if name in self.pairs:
                 measured, predicted, names = self.pairs[name]

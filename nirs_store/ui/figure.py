@@ -1,6 +1,6 @@
 """Figures as SVG, made here: drawn at once, without a script, on paper and in a file alike.
 
-The colours are classes of ``page.css``, the ones of `nirs_store.plots`. Points carry a ``<title>``, which browsers
+The colors are classes of ``page.css``, the ones of `nirs_store.plots`. Points carry a ``<title>``, which browsers
 show and screen readers read; ``page.js`` shows it without the wait, and marks the same sample in the other figures.
 """
 

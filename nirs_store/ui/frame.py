@@ -89,7 +89,7 @@ class Request:
     kept: Kept = field(default_factory=Kept)  # of this page, from request to request
 
     def text(self, name: str, default: str = "") -> str:
-        """Return one value of the form or the address, cut where nobody could have typed it."""
+        """Return one value of the form or the address, cut where no user could have typed it."""
         found = self.form.get(name) or self.query.get(name) or [default]
         return found[0][:_LONGEST_VALUE]
 
@@ -150,7 +150,7 @@ class Request:
 
 @dataclass
 class View:
-    """What is shown: a template with its values, and the same as data for programs."""
+    """One shown screen: a template with its values, and the same as data for programs."""
 
     template: str
     title: str

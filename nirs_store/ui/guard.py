@@ -84,7 +84,7 @@ class Guard:
     session: str = field(default_factory=lambda: secrets.token_urlsafe(24))
 
     def check(self, headers: Mapping[str, str], cookies: Mapping[str, str], given: str, method: str) -> bool:
-        """Let a request in; true where it brought the token in its address, and gets a cookie instead."""
+        """Admit a request; true where it brought the token in its address, and gets a cookie instead."""
         host = headers.get("host", "")
         if not self._known_host(host):
             raise Refused(421, "This page answers only to its own address; open the one that it printed.")

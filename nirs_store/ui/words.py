@@ -43,7 +43,7 @@ def _plain(value: Any) -> Any:
     return _plain(asdict(value)) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
-#: What is not written as it is, and how.
+#: Names that are not written as they are, and how.
 _AS_PLAIN: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
     (Decimal, float),
     (datetime | date, lambda value: value.isoformat()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nirs_store.bundle.foreign import by_step, fold_of, in_order, parse_artifact_name
+from nirs_store.bundle.nirs4all import by_step, fold_of, in_order, parse_artifact_name
 from nirs_store.errors import BundleInvalid
 
 

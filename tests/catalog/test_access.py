@@ -111,7 +111,7 @@ def test_a_reader_waits_no_longer_than_its_timeout_and_a_writer_not_at_all(
     )
     run_id, _ = begin(store)
     let_go(store)
-    child = crew(children.hold_lease, folder, True)
+    child = crew(children.hold_lock, folder, True)
     child.hear()
     with WorkspaceStore(folder, lock_timeout=0.3) as other:
         monkeypatch.setattr(access_module, "time", clock)
@@ -244,7 +244,7 @@ def test_a_backlog_is_applied_in_turns_after_which_whoever_waits_is_let_in(
     store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     let_go(store)
-    store._engine._keeper.stop()
+    store._engine._flusher.stop()
     access = store._engine.access
     for number in range(10):
         store.begin_run(str(number), {}, [])
@@ -256,7 +256,7 @@ def test_a_backlog_is_applied_in_turns_after_which_whoever_waits_is_let_in(
     for somebody in (True, False):
         applied.clear()
         # Somebody comes during the first turn.
-        monkeypatch.setattr(access._lease, "wanted", lambda comes=somebody: comes and bool(applied))
+        monkeypatch.setattr(access._catalog_lock, "wanted", lambda comes=somebody: comes and bool(applied))
         access.try_apply(at_most=3)
         applied_ids = access._applied or set()
         left.append(sum(entry.txid not in applied_ids for entry in store._engine.journal.pending()))
@@ -273,9 +273,9 @@ def test_recording_helps_to_apply_when_far_too_much_waits(
     monkeypatch.setattr(opened_module, "_KEPT_SEGMENTS", 4)
     let_go(store)
     # No other thread, which could be using the catalog just then.
-    store._engine._keeper.stop()
+    store._engine._flusher.stop()
     monkeypatch.setattr(
-        store._engine, "_keeper", type("Idle", (), {"wake": lambda self: None, "stop": lambda self: None})()
+        store._engine, "_flusher", type("Idle", (), {"wake": lambda self: None, "stop": lambda self: None})()
     )
     monkeypatch.setattr(store._engine.access, "_on_idle", lambda: None)
     for number in range(50):
@@ -429,7 +429,7 @@ def test_many_rows_of_one_commit_arrive(store: WorkspaceStore, folder: Path) -> 
 def test_a_catalog_that_nobody_used_for_a_while_is_kept_for_who_comes_just_then(
     store: WorkspaceStore,
 ) -> None:
-    store._engine._keeper.stop()
+    store._engine._flusher.stop()
     access = store._engine.access
     whole_pipeline(store, begin(store)[0])
     store.list_runs()

@@ -463,7 +463,7 @@ def test_a_reference_brings_its_artifacts_row_along(store: WorkspaceStore, folde
     chain_id = chain_of(store, pipeline_id, info.artifact_id)
     del engine.look_up
     assert store.load_artifact(info.artifact_id) == b"payload"
-    store._engine.known.clear()
+    store._engine.id_cache.clear()
     assert store.load_artifact(info.artifact_id) == b"payload"
     found = store.get_artifact(info.artifact_id)
     assert found is not None

@@ -16,7 +16,7 @@ def blob(store: WorkspaceStore, name: str, *, chained: bool) -> str:
     if chained:
         chain_of(store, begin(store)[1], artifact_id)
     store.flush()
-    return str(store._engine.known.get("artifact", artifact_id)["artifact_path"])
+    return str(store._engine.id_cache.get("artifact", artifact_id)["artifact_path"])
 
 
 def test_when_a_run_is_deleted_for_good_its_files_are_gone(store: WorkspaceStore, folder: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_blob_that_was_written_anew_meanwhile_is_there_once(store: WorkspaceSt
 def test_a_blob_that_is_aside_can_be_read_and_named(store: WorkspaceStore, folder: Path) -> None:
     artifact_id = store.save_artifact({"a": 1}, "dict", "model")
     store.flush()
-    path = store._engine.known.get("artifact", artifact_id)["artifact_path"]
+    path = store._engine.id_cache.get("artifact", artifact_id)["artifact_path"]
     store._engine.layout.blobs.trash([path])
     assert store.load_artifact(artifact_id) == {"a": 1}
 

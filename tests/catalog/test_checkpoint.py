@@ -23,7 +23,7 @@ def groups(folder: Path, table: str = "predictions") -> int:
 
 
 def marks(folder: Path) -> int:
-    path = Layout(folder).untidied
+    path = Layout(folder).uncompacted
     return path.stat().st_size if path.exists() else 0
 
 
@@ -40,7 +40,7 @@ def pipeline_id(store: WorkspaceStore, folder: Path) -> str:
     _, pipeline_id = begin(store)
     store.query_predictions()
     let_go(store)
-    Layout(folder).untidied.unlink(missing_ok=True)
+    Layout(folder).uncompacted.unlink(missing_ok=True)
     return pipeline_id
 
 
@@ -101,7 +101,9 @@ def test_nobody_who_waits_waits_for_that(
     gone = store.begin_run("gone", {}, [])
     whole_pipeline(store, gone)
     ask_after_each(store, pipeline_id, 3)
-    monkeypatch.setattr(access_module.Lease, "wanted", lambda lease: lease.mode == "exclusive")
+    monkeypatch.setattr(
+        access_module.CatalogLock, "wanted", lambda catalog_lock: catalog_lock.mode == "exclusive"
+    )
     store.delete_run(gone, now=True)
     let_go(store)
     assert groups(folder) > 1
@@ -159,7 +161,7 @@ def test_without_a_place_for_the_marks_everything_else_goes_on(
     real = checkpoint_module.open_plain
 
     def refuse(path: Path, *rest: Any, **named: Any) -> Any:
-        if path == Layout(folder).untidied:
+        if path == Layout(folder).uncompacted:
             raise PermissionError(path)
         return real(path, *rest, **named)
 
@@ -181,4 +183,4 @@ def test_nothing_is_written_when_nothing_was_changed(tmp_path: Path) -> None:
         with pytest.raises(duckdb.Error):
             changed.write(con, hurried=False)
         assert con.execute("SELECT current_setting('max_vacuum_tasks')").fetchall() == [(100,)]
-    assert not layout.untidied.exists()
+    assert not layout.uncompacted.exists()

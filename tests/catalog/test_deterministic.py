@@ -20,7 +20,7 @@ from nirs_store.db import changes as changes_module
 from nirs_store.db.journal import Journal
 from nirs_store.db.layout import Layout, make_folders
 from nirs_store.db.schema import column_names, create_statements
-from nirs_store.db.sql import Incoming
+from nirs_store.db.sql import StagedRows
 
 NOW = datetime(2026, 1, 1)
 Rows = dict[str, list[tuple[Any, ...]]]
@@ -167,7 +167,7 @@ def applied(folder: Path, copy: Path, at_once: int, patch: pytest.MonkeyPatch) -
     report = apply_module.ApplyReport()
     with catalog() as con:
         apply_module.apply_journal(
-            con, Journal(Layout(copy)), set(), report, arriving=Incoming(),
+            con, Journal(Layout(copy)), set(), report, arriving=StagedRows(),
             count_change=lambda con: None, on_commit=lambda entries: None,
         )  # fmt: skip
         assert report.segments > 40, report.rejected

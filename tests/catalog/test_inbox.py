@@ -22,7 +22,7 @@ from nirs_store.db import database, journal, lock
 from nirs_store.db import log as inbox
 from nirs_store.db.journal import Journal, encode, new_txid
 from nirs_store.db.layout import Layout
-from nirs_store.db.lock import Lease
+from nirs_store.db.lock import CatalogLock
 from nirs_store.errors import (
     ArtifactMissing,
     ForbiddenContent,
@@ -130,7 +130,7 @@ def test_a_copy_in_a_worker_records_for_the_session_it_came_from(share: Path) ->
 def test_no_lock_is_taken_and_nothing_but_the_inbox_is_touched(
     share: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = Lease(Layout(share), writable=True)
+    held = CatalogLock(Layout(share), writable=True)
     held.acquire(exclusive=True, timeout=1)
     before = snapshot(share)
 

@@ -26,7 +26,7 @@ from nirs_store.db import layout as filesystem
 from nirs_store.db import lock
 from nirs_store.db import marks as machine
 from nirs_store.db.layout import Layout
-from nirs_store.db.lock import Lease, open_lock_file, try_lock, unlock
+from nirs_store.db.lock import CatalogLock, open_lock_file, try_lock, unlock
 from nirs_store.errors import InvalidInput, WorkspaceElsewhere
 from nirs_store.maintenance.check import check_workspace
 from nirs_store.store import WorkspaceStore
@@ -120,7 +120,7 @@ def test_the_lease_and_the_claims_of_a_folder_are_locks_of_its_file_system(
         os.close(fd)
         fd = open_lock_file(folder / "journal" / "lock")
         store.list_runs()
-        held = Lease(Layout(folder), writable=True)
+        held = CatalogLock(Layout(folder), writable=True)
         store._engine.access.close()
         assert old_lock(fd, emulated=network)
         assert not held.try_acquire()

@@ -111,7 +111,7 @@ def test_a_handler_may_record_in_the_middle_of_applying(
 def test_a_question_may_be_asked_within_another(store: WorkspaceStore) -> None:
     run_id, _ = begin(store)
     assert store._engine.query(lambda con: store.get_run(run_id)) is not None
-    assert not store._engine.access._at_work
+    assert not store._engine.access._busy
 
 
 @pytest.mark.parametrize("what", ["flush", "close", "record", "record and flush"])
@@ -210,7 +210,7 @@ def test_a_store_that_the_collector_finds_in_its_keeper_s_thread_loses_nothing(
 def test_an_instance_may_be_put_by_while_another_is_taken() -> None:
     class Key:
         def __hash__(self) -> int:
-            if not spare._spare:
+            if not spare._pool:
                 spare.keep("another", other)  # type: ignore[arg-type]
             return 1
 

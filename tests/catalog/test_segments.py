@@ -72,9 +72,9 @@ def test_rows_that_take_several_arrays_come_back_all_the_same() -> None:
 
 
 @pytest.mark.usefixtures("in_chunks")
-@pytest.mark.parametrize("buried", [False, True])
-def test_a_commit_whose_rows_take_several_arrays_is_applied(store: WorkspaceStore, buried: bool) -> None:
-    if buried:  # rows are looked at one by one while there are tombstones
+@pytest.mark.parametrize("tombstones", [False, True])
+def test_a_commit_whose_rows_take_several_arrays_is_applied(store: WorkspaceStore, tombstones: bool) -> None:
+    if tombstones:  # rows are looked at one by one while there are tombstones
         store.delete_run(begin(store)[0], now=True)
     _, pipeline_id = begin(store)
     with store.transaction():

@@ -71,9 +71,9 @@ def test_chains_that_cannot_be_compared_are_refused(store: WorkspaceStore, recor
     moved = record(PLSRegression(3), y=FAT + 1)
     with pytest.raises(InvalidInput, match="corrected"):
         compare_errors(store, chain, moved)
-    strangers = record(PLSRegression(3), sample_ids=[f"T{i}" for i in range(150)])
+    missing = record(PLSRegression(3), sample_ids=[f"T{i}" for i in range(150)])
     with pytest.raises(InvalidInput, match="at least 5"):
-        compare_errors(store, chain, strangers)
+        compare_errors(store, chain, missing)
 
 
 def test_a_sound_chain_has_nothing_grave(store: WorkspaceStore, record: Any) -> None:

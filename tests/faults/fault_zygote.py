@@ -192,8 +192,8 @@ def _make_ahead(workspace: Path) -> None:
 def _thread(store: Any, which: str) -> int:
     """Start one of a store's threads ahead of time, and say which it is."""
     if which == "keeper":
-        store._engine._keeper.wake()
-        return int(store._engine._keeper._thread.native_id)
+        store._engine._flusher.wake()
+        return int(store._engine._flusher._thread.native_id)
     pool = ThreadPoolExecutor(1, thread_name_prefix="nirs-store-blobs")
     store._engine.blobs._writer._pool = pool
     return pool.submit(threading.get_native_id).result()

@@ -16,7 +16,7 @@ from storekit import begin, chain_of, predict, whole_pipeline
 
 import nirs_store
 from nirs_store.db.layout import Layout
-from nirs_store.db.lock import Lease
+from nirs_store.db.lock import CatalogLock
 from nirs_store.errors import NirsStoreError, StoreClosed
 from nirs_store.store import WorkspaceStore
 
@@ -153,9 +153,9 @@ class Patient:
         found = dict(counts.rows())
         assert {found.get(key) for key in finished} <= {2}
         assert found.get(self.pipeline_id, 0) % 2 == 0, "half a transaction"
-        lease = Lease(Layout(self.folder), writable=True)
-        lease.acquire(exclusive=True, timeout=20.0)
-        lease.release()
+        catalog_lock = CatalogLock(Layout(self.folder), writable=True)
+        catalog_lock.acquire(exclusive=True, timeout=20.0)
+        catalog_lock.release()
         assert list((self.folder / "journal" / "rejected").iterdir()) == []
 
 
@@ -222,7 +222,7 @@ _CLOSING = (
     "_let_go",
     "attach",
     "detach",
-    "put_by",
+    "release",
     "open_catalog",
     "connect",
     "disconnect",
@@ -261,9 +261,9 @@ def test_a_close_that_was_interrupted_is_finished_when_the_store_is_let_go_of(
         fired += interruption.fired
         del store
         assert list((folder / "journal" / "claims").iterdir()) == [], f"line {at}"
-        lease = Lease(Layout(folder), writable=True)
-        lease.acquire(exclusive=True, timeout=5.0)
-        lease.release()
+        catalog_lock = CatalogLock(Layout(folder), writable=True)
+        catalog_lock.acquire(exclusive=True, timeout=5.0)
+        catalog_lock.release()
     # The last lines are not always reached.
     assert fired > 0.9 * whole.lines
 

@@ -582,7 +582,7 @@ def test_a_service_that_never_closes_keeps_to_its_policy(
     assert watch.turn()
     assert store.list_runs().height == 3  # the first time is a day from now
     now = time.time()
-    monkeypatch.setattr("nirs_store.history.moments.time.time", lambda: now + 90_000)
+    monkeypatch.setattr("nirs_store.history.triggers.time.time", lambda: now + 90_000)
     assert watch.turn()
     assert store.list_runs().height == 1
     scored(store, 0.2)

@@ -12,18 +12,18 @@ import numpy as np
 from storekit import Talk, begin, chain_of, predict, whole_pipeline
 
 from nirs_store.db.layout import Layout
-from nirs_store.db.lock import Lease
+from nirs_store.db.lock import CatalogLock
 from nirs_store.errors import StoreBusy
 from nirs_store.store import WorkspaceStore
 
 
-def hold_lease(talk: Talk, folder: Path, exclusive: bool) -> None:
+def hold_lock(talk: Talk, folder: Path, exclusive: bool) -> None:
     """Hold the catalog until told."""
-    lease = Lease(Layout(folder), writable=True)
-    lease.acquire(exclusive=exclusive, timeout=10)
+    catalog_lock = CatalogLock(Layout(folder), writable=True)
+    catalog_lock.acquire(exclusive=exclusive, timeout=10)
     talk.say("held")
     talk.wait()
-    lease.release()
+    catalog_lock.release()
 
 
 def record_pipelines(talk: Talk, folder: Path, count: int) -> list[str]:
@@ -110,7 +110,7 @@ def ask_in_a_loop(talk: Talk, folder: Path, until: int) -> int:
     return asked
 
 
-def stop_inside_lease(talk: Talk, folder: Path) -> None:
+def stop_inside_lock(talk: Talk, folder: Path) -> None:
     """Stop, as under a debugger, in the middle of a change."""
     store = WorkspaceStore(folder)
 

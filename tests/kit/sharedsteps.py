@@ -22,7 +22,7 @@ from memoryblobs import MemoryBlobs, Objects
 from storekit import until
 
 from nirs_store.blobs.store import BackgroundWriter
-from nirs_store.db.recorder import Keeper
+from nirs_store.db.recorder import BackgroundFlusher
 from nirs_store.errors import NirsStoreError, SessionEnded, SharedStoreUnreachable
 from nirs_store.shared import opening, pg
 
@@ -317,7 +317,7 @@ def on_stage(stage: Stage) -> Iterator[None]:
     with ExitStack() as patches:
         patches.enter_context(patch.object(pg, "_Heard", Watched))
         patches.enter_context(patch.object(BackgroundWriter, "_start", at_once))
-        patches.enter_context(patch.object(Keeper, "wake", lambda keeper: None))
+        patches.enter_context(patch.object(BackgroundFlusher, "wake", lambda keeper: None))
 
         def bucket(url: str, place: Any, owner: str | None = None) -> Bucket:
             return Bucket(stage, place.root, place.tmp)

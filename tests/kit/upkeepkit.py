@@ -17,7 +17,7 @@ from storekit import prediction
 from nirs_store.datasets import load_tecator
 from nirs_store.db.connection import Options, attach
 from nirs_store.db.layout import Layout
-from nirs_store.db.lock import Lease
+from nirs_store.db.lock import CatalogLock
 from nirs_store.ids import sha256_hex
 from nirs_store.store import WorkspaceStore
 
@@ -109,12 +109,12 @@ def make_sample(path: Path) -> Sample:
 @contextmanager
 def leased(path: Path) -> Iterator[None]:
     """Have the catalog alone, so that nobody applies the journal."""
-    lease = Lease(Layout(path), writable=True)
-    lease.acquire(exclusive=True, timeout=5.0)
+    catalog_lock = CatalogLock(Layout(path), writable=True)
+    catalog_lock.acquire(exclusive=True, timeout=5.0)
     try:
         yield
     finally:
-        lease.release()
+        catalog_lock.release()
 
 
 _ALPHAS = {"fold_0": 0.5, "fold_1": 1.0, "beside": 2.0, "refit": 4.0}

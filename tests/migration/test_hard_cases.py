@@ -178,7 +178,7 @@ def test_rows_that_cannot_be_used_are_left_out_and_named(small: Path, sql: SQL, 
 def test_arrays_that_nirs4all_deleted_stay_deleted_and_later_versions_win(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nirs_store.migration.arriving._BATCH", 1)  # the versions come in batches apart
+    monkeypatch.setattr("nirs_store.migration.batches._BATCH", 1)  # the versions come in batches apart
     (small / "arrays" / "_tombstones.json").write_text('{"by-hand-0": "2026-01-01"}')
     path = small / "arrays" / "other.parquet"
     rows = pl.read_parquet(path)

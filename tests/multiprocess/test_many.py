@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from storekit import whole_pipeline
 
-from nirs_store.db.lock import Lease
+from nirs_store.db.lock import CatalogLock
 from nirs_store.store import WorkspaceStore
 
 WRITERS, READERS = 8, 2
@@ -21,9 +21,9 @@ WRITERS, READERS = 8, 2
 def record(talk: Any, folder: Path, acks: Path) -> dict[str, Any]:
     """Open (or make) a store, record pipelines and write the id of each down as soon as it is committed."""
     waited: list[str] = []
-    acquire = Lease.acquire
+    acquire = CatalogLock.acquire
 
-    def seen(self: Lease, *, exclusive: bool, timeout: float) -> None:
+    def seen(self: CatalogLock, *, exclusive: bool, timeout: float) -> None:
         if threading.current_thread() is threading.main_thread():
             waited.append("recording waited for the catalog")
         acquire(self, exclusive=exclusive, timeout=timeout)
@@ -35,7 +35,7 @@ def record(talk: Any, folder: Path, acks: Path) -> dict[str, Any]:
     talk.say("open")
     until = talk.wait()
     run_id = store.begin_run("writer", {}, [])
-    Lease.acquire = seen  # type: ignore[method-assign]
+    CatalogLock.acquire = seen  # type: ignore[method-assign]
     seconds = []
     with acks.open("w") as file:
         while time.monotonic() < until or not seconds:
@@ -45,7 +45,7 @@ def record(talk: Any, folder: Path, acks: Path) -> dict[str, Any]:
             file.write(pipeline_id + "\n")
             file.flush()
     store.complete_run(run_id, {})
-    Lease.acquire = acquire  # type: ignore[method-assign]
+    CatalogLock.acquire = acquire  # type: ignore[method-assign]
     store.close()
     return {"waited": waited, "seconds": sorted(seconds)}
 

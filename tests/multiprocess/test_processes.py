@@ -52,9 +52,11 @@ def test_a_second_process_asks_all_the_time_while_the_first_records_without_wait
         assert reader.hear() == 0
         # Only a wait for the reader's turn at the catalog comes through here.
         waits: list[Any] = []
-        lease = store._engine.access._lease
-        real = lease.acquire
-        monkeypatch.setattr(lease, "acquire", lambda **options: (waits.append(options), real(**options)))
+        catalog_lock = store._engine.access._catalog_lock
+        real = catalog_lock.acquire
+        monkeypatch.setattr(
+            catalog_lock, "acquire", lambda **options: (waits.append(options), real(**options))
+        )
         run_id = store.begin_run("r", {}, [])
         for number in range(20):
             whole_pipeline(store, run_id, str(number))
@@ -100,7 +102,7 @@ def test_a_holder_that_stops_inside_its_change_blocks_readers_no_longer_than_the
         store.list_runs()
         let_go(store)
         before = datetime.now(UTC)
-        holder = crew(children.stop_inside_lease, folder)
+        holder = crew(children.stop_inside_lock, folder)
         assert holder.hear() == "inside"
         time.sleep(0.05)
         pipeline_id = whole_pipeline(store, run_id)

@@ -154,7 +154,7 @@ def collect(machine: StoreMachine) -> None:
 
 
 def no_takeover(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(apply, "_take_over", lambda con, arriving, takeovers: None)
+    patch.setattr(apply, "_take_over", lambda con, arriving, transfers: None)
 
 
 def no_references_of_chains(patch: pytest.MonkeyPatch) -> None:

@@ -178,11 +178,11 @@ def test_a_search_inside_gets_the_groups_of_its_fold(model_store: Any, case: str
 def test_a_search_that_cannot_have_its_groups_is_refused(model_store: Any) -> None:
     with pytest.raises(InvalidInput, match="splits by groups while it is fitted: pass groups="):
         record(model_store, grid(GroupKFold(3)), cv=3, groups=None)
-    buried = make_pipeline(
+    tombstones = make_pipeline(
         SelectFromModel(grid(GroupKFold(3)), importance_getter=lambda g: g.best_estimator_.coef_), Ridge()
     )
     with pytest.raises(InvalidInput, match="enable_metadata_routing"):
-        record(model_store, buried)
+        record(model_store, tombstones)
     assert model_store.list_runs().is_empty()
     with pytest.warns(RecordingWarning, match=r"splits samples of one group while it searches \(cv=3\)"):
         record(model_store, grid(3))

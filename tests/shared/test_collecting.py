@@ -160,7 +160,7 @@ def put_to_sleep(store: WorkspaceStore, database: str) -> None:
     import psycopg
 
     holder = store._engine._claim.claim_id
-    store._engine._keeper.stop()  # its threads sleep, too
+    store._engine._flusher.stop()  # its threads sleep, too
     with psycopg.connect(database, autocommit=True) as con:
         con.execute(
             "SELECT pg_terminate_backend(l.pid, 5000) FROM pg_locks l JOIN nirs_store.holders h "

@@ -110,7 +110,7 @@ def test_what_a_change_loses_in_the_middle_is_said_and_nothing_of_it_is_made(
     session = Session(one, 0)
     for step in Session.RECORDING:
         session.take(step)
-    dead._engine._keeper.stop()  # it does not come back
+    dead._engine._flusher.stop()  # it does not come back
     dead._engine.journal.server.drop()  # its lock is free, and the next gc ends it
     before = other._engine.query(digests)
 

@@ -18,7 +18,7 @@ import pytest
 from storekit import begin, blob_keys, blob_root, chain_of, predict, snapshot, whole_pipeline
 
 from nirs_store import WorkspaceStore
-from nirs_store.backup import incoming as archive_restore
+from nirs_store.backup import staging as archive_restore
 from nirs_store.backup.container import Limits
 from nirs_store.db.schema import column_names
 from nirs_store.errors import ArchiveInvalid, InvalidInput, SchemaTooNew, UnknownId
@@ -198,7 +198,7 @@ def test_a_bad_target_or_selection_writes_nothing(source: Source, tmp_path: Path
     with WorkspaceStore(source.folder) as store:
         before = snapshot(tmp_path)
         for path, words in (
-            (tmp_path / "a.rar", "ending"),
+            (tmp_path / "a.rar", r"a\.rar.* is not supported; use \.tar\.gz, \.tar\.zst or \.zip"),
             (tmp_path / "none" / "a.zip", "no folder"),
             (tmp_path / "there.zip", "exists already"),
             (source.folder / "artifacts" / "a.zip", "own files"),

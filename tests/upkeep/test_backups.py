@@ -362,7 +362,7 @@ def test_a_hostile_manifest_writes_nothing_outside(store: WorkspaceStore, home: 
     assert not (home / "again").exists()
 
 
-def test_the_catalog_is_copied_under_the_lease(
+def test_the_catalog_is_copied_under_the_lock(
     store: WorkspaceStore, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody may have the file open, this process included: its locks would go with the first close."""
@@ -371,7 +371,7 @@ def test_the_catalog_is_copied_under_the_lease(
 
     def look(source: Any, target: Any) -> Any:
         access = store._engine.access
-        seen.append((str(access._lease.mode), access.con is None))
+        seen.append((str(access._catalog_lock.mode), access.con is None))
         return copyfile(source, target)
 
     monkeypatch.setattr(backup_making.shutil, "copyfile", look)

@@ -113,7 +113,7 @@ def test_a_disk_that_commits_have_filled_is_looked_at_and_cleaned_up(small_disk:
         store.begin_run("first", {}, [])
         store.list_runs()
     store = WorkspaceStore(folder)
-    store._engine._keeper.stop()  # which would apply some of them
+    store._engine._flusher.stop()  # which would apply some of them
     if values < 1000:
         fill_all_but(small_disk, 4 << 20)
     recorded = list(record_until_full(store, arrays))

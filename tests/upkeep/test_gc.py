@@ -16,7 +16,7 @@ from storekit import begin, blob_keys, chain_of, let_go, predict, prediction, sq
 
 from nirs_store.db import lock as claims_module
 from nirs_store.db.layout import Layout
-from nirs_store.db.lock import Lease
+from nirs_store.db.lock import CatalogLock
 from nirs_store.errors import ArtifactMissing, InvalidInput, WriteFailed
 from nirs_store.ids import now_naive
 from nirs_store.maintenance import gc as garbage
@@ -303,13 +303,13 @@ def test_a_chain_that_names_a_blob_which_a_gc_has_just_taken_is_refused_and_not_
     assert blobs(store) == []
 
 
-def stop_without_the_lease(child: Any, folder: Path) -> None:
+def stop_without_the_lock(child: Any, folder: Path) -> None:
     """Stop a child that has no hold on the lease, not even a shared one that lingers: that is another promise."""
-    lease = Lease(Layout(folder), writable=True)
+    catalog_lock = CatalogLock(Layout(folder), writable=True)
     for _ in range(30):
         child.signal(signal.SIGSTOP)
-        if lease.try_acquire():
-            lease.release()
+        if catalog_lock.try_acquire():
+            catalog_lock.release()
             return
         child.signal(signal.SIGCONT)
         time.sleep(0.2)
@@ -323,7 +323,7 @@ def test_a_saver_that_is_stopped_for_longer_than_the_grace_period_finds_everythi
     target = children.save_between_blob_and_row if "row" in frozen else children.save_then_chain
     child = crew(target, folder)
     artifact_id = child.hear()
-    stop_without_the_lease(child, folder)
+    stop_without_the_lock(child, folder)
     for _ in range(2):
         assert store.gc_artifacts(grace_seconds=0) == 0
     child.signal(signal.SIGCONT)

@@ -1,1 +1,1 @@
-"""One file a command; :mod:`nirs_store.cli._app` says which."""
+"""One file per command; :mod:`nirs_store.cli._app` says which."""

@@ -179,7 +179,7 @@ def guard(
 
 
 def _about(store: WorkspaceStore, thing: str) -> tuple[str | None, str | None]:
-    """Give the kind and the whole id of what entries are about, also of what is deleted by now."""
+    """Return the kind and the whole id of what entries are about, also of what is deleted by now."""
     from nirs_store.cli._workspace import thing as find_thing
     from nirs_store.errors import InvalidInput, UnknownId
 
@@ -232,7 +232,7 @@ def _print(entries: pl.DataFrame, as_json: bool) -> None:
 
 
 def _object(row: dict[str, Any]) -> str:
-    """Give kind and short id of what an entry is about, with the name of a file; only ids are shortened."""
+    """Return kind and short id of what an entry is about, with the name of a file; only ids are shortened."""
     import json
 
     from nirs_store.ids import is_id

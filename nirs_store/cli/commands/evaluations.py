@@ -354,7 +354,7 @@ def delete(
 
 
 def _find(store: WorkspaceStore, text: str) -> str:
-    """Give the evaluation that a whole id, or the beginning or end of one, stands for."""
+    """Return the evaluation that a whole id, or the beginning or end of one, stands for."""
     from nirs_store.errors import InvalidInput, UnknownId
 
     if store.evaluations.get(text) is not None:

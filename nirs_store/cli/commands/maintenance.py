@@ -373,7 +373,7 @@ def _policy(options: dict[str, Any]) -> Any:
     if options["source"] is not None:
         try:
             given = json.loads(options["source"].read_text(encoding="utf-8"))
-            # What 'show' and 'run' print has the policy in it, beside pins or a plan.
+            # What 'show' and 'run' print has the policy in it, next to pins or a plan.
             within = isinstance(given, dict) and "policy" in given
             return RetentionPolicy.from_dict(given["policy"] if within else given)
         except ValueError as error:

@@ -462,7 +462,7 @@ def _within_one_se(store: WorkspaceStore, run_id: str | None) -> list[str]:
     return chosen
 
 
-#: Score columns beside the one that ranks, and what chemometricians call a score.
+#: Score columns besides the one that ranks, and what chemometricians call a score.
 _BESIDE = {"regression": ("rmse", "bias", "r2", "rpd"), "classification": ("accuracy", "f1")}
 _COLUMNS = {"rmse": "rmsecv"}
 

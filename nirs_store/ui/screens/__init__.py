@@ -1,1 +1,1 @@
-"""One file a screen: its functions, and SCREENS, the list of them."""
+"""One file per screen: its functions, and SCREENS, the list of them."""

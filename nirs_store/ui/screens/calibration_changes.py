@@ -177,7 +177,7 @@ def _effect(figures: Mapping[str, Any]) -> list[str]:
     for key, words in (("bias", "Bias (reference - predicted)"), ("sep", "SEP"), ("rmsep", "RMSEP")):
         before, after = figures.get(f"{key}_before"), figures.get(f"{key}_after")
         if before is not None and after is not None:
-            # What is left of a bias after its correction is the rounding of the computer.
+            # The rest of a bias after its correction is the rounding of the computer.
             after = 0.0 if abs(after) < 1e-9 * abs(before) else after
             lines.append(f"{words} of these samples: {short(before)} before, {short(after)} after")
     return lines

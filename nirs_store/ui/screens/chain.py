@@ -13,24 +13,23 @@ from nirs_store.errors import InvalidInput, NirsStoreError, UnknownId
 from nirs_store.lazy import polars as pl
 from nirs_store.plots._chain import ChainData, chain_data
 from nirs_store.plots._figure import axis_words
+from nirs_store.scores import METRICS
 from nirs_store.store import WorkspaceStore
 from nirs_store.ui.chart import ChainFigures, over_channels
 from nirs_store.ui.figure import Figure
 from nirs_store.ui.frame import Download, Request, Screen, View
 from nirs_store.ui.table import Column, decimals_of, number_text, table_of
 
-_SCORES = {
-    "rmsecv": "RMSECV", "score_sd": "± SD over the folds", "repeat_sd": "± SD over repeats", "rmsep": "RMSEP",
-    "rmsec": "RMSEC", "bias": "Bias", "sep": "SEP", "mae": "MAE", "r2": "R²", "rpd": "RPD", "rpiq": "RPIQ",
-    "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "f1": "F1", "log_loss": "Log loss",
-}  # fmt: skip
-_PLACES = {"r2": 4, "rpd": 2, "rpiq": 2, "accuracy": 4, "balanced_accuracy": 4, "f1": 4, "log_loss": 4}
-FORMULAS = {
-    "rmsecv": "sqrt(mean((predicted − measured)²)) of the pooled out-of-fold predictions",
-    "rmsep": "the RMSE on test samples", "rmsec": "the RMSE on the calibration samples",
-    "bias": "mean(predicted − measured)", "sep": "SD of predicted − measured, corrected for bias",
-    "mae": "mean(|predicted − measured|)", "r2": "1 − SSE / SS of the measured values",
-    "rpd": "SD(measured) / SEP", "rpiq": "IQR(measured) / SEP", "score_sd": "SD of the folds' scores",
+# Label, hint and decimals of each score, in this order; None for decimals where the score has the unit of the target.
+_SCORES: dict[str, tuple[str, str, int | None]] = {
+    "rmsecv": ("RMSECV", f"{METRICS['rmse'].formula} of the pooled out-of-fold predictions", None),
+    "score_sd": ("± SD over the folds", "SD of the folds' scores", None),
+    "repeat_sd": ("± SD over repeats", "", None),
+    "rmsep": ("RMSEP", "the RMSE on test samples", None),
+    "rmsec": ("RMSEC", "the RMSE on the calibration samples", None),
+} | {
+    name: (each.label[0].upper() + each.label[1:], each.formula, None if each.in_units else each.decimals + 1)
+    for name, each in METRICS.items() if name != "rmse"
 }  # fmt: skip
 _ARTIFACTS = (
     Column("artifact_type", "Kind"), Column("operator_class", "Class"), Column("format", "Format"),
@@ -47,7 +46,7 @@ def chain_values(request: Request) -> dict[str, Any]:
     return {"chain": shown, "unit": str(shown.metadata.get("target_unit") or "")}
 
 
-#: Formats whose bytes run no code when they are opened; of others nobody can say.
+#: Formats whose bytes run no code when they are opened; of others it is not known.
 _HARMLESS = ("skops", "bytes")
 
 
@@ -77,9 +76,9 @@ def show(request: Request) -> View:
     values |= {
         "figures": drawn.all(),
         "scores": [
-            (words, number_text(shown.scores[name], _PLACES.get(name, shared)), FORMULAS.get(name, ""),
-             "" if name in _PLACES else values["unit"])
-            for name, words in _SCORES.items() if name in shown.scores
+            (label, number_text(shown.scores[name], shared if decimals is None else decimals), hint,
+             values["unit"] if decimals is None else "")
+            for name, (label, hint, decimals) in _SCORES.items() if name in shown.scores
         ],
         # In a file everything is there at once; on the page it comes a moment later.
         "review": _findings(store, shown.chain_id) if request.static else None,

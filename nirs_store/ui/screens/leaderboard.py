@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from nirs_store.choosing.review import CODES
 from nirs_store.errors import InvalidInput, NirsStoreError, did_you_mean, quoted
 from nirs_store.lazy import polars as pl
-from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES
+from nirs_store.scores import CLASSIFICATION_SCORES, METRICS, REGRESSION_SCORES
 from nirs_store.store import WorkspaceStore
 from nirs_store.ui.frame import Request, Screen, View, stamp
 from nirs_store.ui.table import PAGE, Column, Table, to
@@ -29,14 +29,25 @@ _RUNS = 200
 
 
 to_chain = to("/chains", "chain_id")
+
+
+def _score_column(name: str, *, hidden: bool = False) -> Column:
+    each = METRICS[name]
+    if each.in_units:
+        return Column(name, each.label, "number", like="score", hint=each.formula or each.help, hidden=hidden)
+    return Column(
+        name, each.label, "number", places=each.decimals + 1, hint=each.formula or each.help, hidden=hidden
+    )
+
+
+#: Shown of a regression; its other scores are hidden at first.
+_SHOWN_SCORES = ("bias", "r2", "rpd")
 _BY_TASK = {
     "regression": (
         Column("rmsep", "RMSEP", "number", like="score", hint="RMSE on test samples"),
-        Column("bias", "Bias", "number", like="score", hint="Mean of predicted - measured"),
-        Column("r2", "R²", "number", places=4),
-        Column("rpd", "RPD", "number", places=2, hint="SD of the measured values / SEP"),
+        *(_score_column(name) for name in _SHOWN_SCORES),
     ),
-    "classification": tuple(Column(name, name.replace("_", " "), "number") for name in CLASSIFICATION_SCORES),
+    "classification": tuple(_score_column(name) for name in CLASSIFICATION_SCORES),
 }
 _LAST = (
     Column("n_samples", "n", "whole", hint="Out-of-fold predictions"), Column("dataset_name", "Data", longest=24),
@@ -47,10 +58,9 @@ _LAST = (
     Column("preprocessings", "Preprocessing", hidden=True), Column("model_name", "Model", hidden=True),
     Column("tags", "Tags", sorts=False, hidden=True),
 )  # fmt: skip
-_ERRORS = (
-    Column("mae", "MAE", "number", hidden=True), Column("sep", "SEP", "number", hidden=True),
-    Column("rpiq", "RPIQ", "number", hidden=True),
-)  # fmt: skip
+_HIDDEN_SCORES = tuple(
+    _score_column(name, hidden=True) for name in REGRESSION_SCORES if name not in ("rmse", *_SHOWN_SCORES)
+)
 
 
 def chain_columns(frame: pl.DataFrame) -> list[Column]:
@@ -66,7 +76,7 @@ def chain_columns(frame: pl.DataFrame) -> list[Column]:
         Column("score", words, "number", hint=hint),
         Column("score_sd", "± SD", "number", like="score", hint="SD of the score over the folds"),
         *(_BY_TASK["regression"] if regression else ()), *(replace(each, hidden=both) for each in of_classes),
-        *_LAST, *(_ERRORS if regression else ()),
+        *_LAST, *(_HIDDEN_SCORES if regression else ()),
     ]  # fmt: skip
 
 

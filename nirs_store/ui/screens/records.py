@@ -41,7 +41,7 @@ def lineage_graph(graph: Any) -> Markup:
         f'<svg class="figure graph" viewBox="0 0 {width} {height}" width="{width}" role="group" aria-label="Lineage">'
     ]
     for link in graph.links:
-        # Within a column only what was recorded is drawn: what the parts of one thing need of each other is no news.
+        # Within a column only recorded links are drawn: what the parts of one object need of each other is not news.
         apart = link.link_id or sides.get(link.source) != sides.get(link.target)
         if apart and link.source in place and link.target in place:
             (x1, y1), (x2, y2) = place[link.source], place[link.target]

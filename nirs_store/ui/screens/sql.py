@@ -1,4 +1,4 @@
-"""SQL: one SELECT, read-only, with a bound on time, rows and bytes; the tables are listed beside it."""
+"""SQL: one SELECT, read-only, with a bound on time, rows and bytes; the tables are listed next to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def show(request: Request) -> View:
     asked = request.text("query")
     values: dict[str, Any] = {"asked": asked, "example": _EXAMPLE, "tables": _tables(request)}
     values |= {"table": None, "figure": None, "waits": bool(asked.strip()) and request.foreign}
-    # Whoever made a link elsewhere does not decide what this machine works on: its query waits for a click.
+    # The author of a link elsewhere does not decide what this machine works on: its query waits for a click.
     if not asked.strip() or request.foreign:
         return View("sql.html", "SQL", values, data={"tables": values["tables"]})
     frame = request.store.sql(asked, timeout=_SECONDS, max_rows=_MOST, max_bytes=_MOST_BYTES)

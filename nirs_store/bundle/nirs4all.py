@@ -80,7 +80,7 @@ def by_step(members: Iterable[str]) -> dict[int, dict[str, ArtifactName]]:
 
 
 def fold_of(name: ArtifactName) -> int | None:
-    """Give the number of the fold that a member belongs to, or None."""
+    """Return the number of the fold that a member belongs to, or None."""
     match = _FOLD.fullmatch(name.fold) if name.fold else None
     return int(match[1]) if match else None
 

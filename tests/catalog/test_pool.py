@@ -53,7 +53,7 @@ def test_two_stores_of_a_folder_never_share_one(folder: Path, made: list[str]) -
         assert other.list_runs().height == one.list_runs().height == 1
         assert len(made) == 2
     # Of both one is kept.
-    assert len(spare._spare) == 1
+    assert len(spare._pool) == 1
 
 
 def test_who_may_only_read_has_an_instance_of_its_own(folder: Path, made: list[str]) -> None:
@@ -68,7 +68,7 @@ def test_few_are_kept_and_they_have_nothing_open(tmp_path: Path) -> None:
     for name in "abcd":
         with WorkspaceStore(tmp_path / name) as store:
             store.list_runs()
-    assert len(spare._spare) == spare._MOST
+    assert len(spare._pool) == spare._MOST
     for name in "abcd":
         # Somebody else may open, and move, the file.
         duckdb.connect(str(tmp_path / name / "store.duckdb")).close()
@@ -105,11 +105,11 @@ def test_a_check_leaves_one_for_the_next_and_nothing_of_what_it_laid_beside(
 def test_a_fork_leaves_none_in_the_child_nor_in_the_parent(folder: Path) -> None:
     with WorkspaceStore(folder) as store:
         begin(store)
-    assert len(spare._spare) == 1
+    assert len(spare._pool) == 1
     child = os.fork()
     if child == 0:
-        os._exit(len(spare._spare))
+        os._exit(len(spare._pool))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert len(spare._spare) == 0
+    assert len(spare._pool) == 0
     with WorkspaceStore(folder) as store:
         assert store.list_runs().height == 1

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from nirs_store.db.recorder import Keeper
+from nirs_store.db.recorder import BackgroundFlusher
 
 
 class Kept:
@@ -36,7 +36,7 @@ def keepers() -> list[threading.Thread]:
 def test_no_thread_runs_before_there_is_something_to_keep() -> None:
     before = len(keepers())
     kept = Kept()
-    keeper = Keeper(kept)
+    keeper = BackgroundFlusher(kept)
     assert len(keepers()) == before
     keeper.wake()
     until(lambda: kept.calls >= 1)
@@ -49,7 +49,7 @@ def test_no_thread_runs_before_there_is_something_to_keep() -> None:
 
 def test_it_comes_when_something_is_due_and_sleeps_otherwise() -> None:
     kept = Kept()
-    keeper = Keeper(kept)
+    keeper = BackgroundFlusher(kept)
     keeper.wake()
     until(lambda: kept.calls == 1)
     time.sleep(0.1)
@@ -71,7 +71,7 @@ def test_an_interpreter_that_starts_no_more_threads_does_not_fail_the_call(
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread at interpreter shutdown")
 
-    keeper = Keeper(Kept())
+    keeper = BackgroundFlusher(Kept())
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         keeper.wake()

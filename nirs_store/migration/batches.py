@@ -15,9 +15,9 @@ from nirs_store.db.schema import arrow_schema, column_names
 from nirs_store.db.sql import incoming, number
 from nirs_store.db.table import Table
 from nirs_store.ids import now_naive, sha256_hex
-from nirs_store.migration.artifacts import ForeignArtifacts
+from nirs_store.migration.artifacts import Nirs4allArtifacts
 from nirs_store.migration.chains import ChainRows, chain_row
-from nirs_store.migration.reading import ForeignArrays, ForeignSource, read_arrays
+from nirs_store.migration.reading import Nirs4allArrays, Nirs4allSource, read_arrays
 from nirs_store.migration.report import Notes
 from nirs_store.migration.rows import (
     Unusable,
@@ -101,22 +101,22 @@ class Batch:
         return [row[key_of(self.table)] for row in self.rows]
 
 
-class Arrivals:
+class Import:
     """Everything that a source has, in an order in which parents come first."""
 
     def __init__(
-        self, source: ForeignSource, notes: Notes, session_id: str, *, unpickle: bool = False
+        self, source: Nirs4allSource, notes: Notes, session_id: str, *, unpickle: bool = False
     ) -> None:
         self._source = source
         self._notes = notes
         self._session_id = session_id
         self._configs: dict[str, Any] = {}
-        self.artifacts = ForeignArtifacts(source, notes, unpickle=unpickle)
+        self.artifacts = Nirs4allArtifacts(source, notes, unpickle=unpickle)
         self.totals = {table: source.count(table) for table in ("runs", "pipelines", "chains", "predictions")}
         self.totals |= {"arrays": self.totals["predictions"], "logs": source.count("logs")}
 
     def batches(self, present: Present) -> Iterator[Batch]:
-        """Give batch after batch; `present` is asked for the parents of the next, so each must have arrived."""
+        """Yield batch after batch; `present` is asked for the parents of the next, so each must have arrived."""
         source, session_id = self._source, self._session_id
         projects = {str(row["project_id"]): str(row["name"]) for row in source.rows("projects")}
         yield from self._rows("runs", lambda row: run_row(row, session_id, projects, source.generation))
@@ -133,7 +133,7 @@ class Arrivals:
         parent: str | None = None,
         present: Present | None = None,
     ) -> Iterator[Batch]:
-        """Give the rows of a table; of those that need a parent, the ones whose parent has arrived."""
+        """Return the rows of a table; of those that need a parent, the ones whose parent has arrived."""
         for rows in _in_batches(self._source.rows(table), _BATCH):
             batch = Batch(table, table, len(rows))
             batch.rows = list(self._converted(table, rows, convert))
@@ -225,7 +225,7 @@ class Arrivals:
                     continue
                 for name in one.misfits:
                     reason = (
-                        f"{name} does not have one entry a sample (nirs4all keeps weights of folds there)"
+                        f"{name} does not have one entry per sample (nirs4all keeps weights of folds there)"
                     )
                     self._notes.add("arrays", reason, one.prediction_id)
                 for name in one.unplaced:
@@ -236,7 +236,7 @@ class Arrivals:
             yield batch
 
 
-def _array_row(one: ForeignArrays) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _array_row(one: Nirs4allArrays) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     row: dict[str, Any] = {"prediction_id": identifier(one.prediction_id)}
     stored = []
     for name, values in one.arrays.items():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from nirs_store.db.recorder import KnownIds
+from nirs_store.db.recorder import IdCache
 
 
 def test_it_remembers_notes_and_forgets_on_demand() -> None:
-    known = KnownIds()
+    known = IdCache()
     known.add("run", "a", {"n": 1})
     assert known.get("run", "a") == {"n": 1}
     assert ("run", "a") in known
@@ -17,7 +17,7 @@ def test_it_remembers_notes_and_forgets_on_demand() -> None:
 
 
 def test_a_training_loop_of_millions_does_not_fill_the_memory() -> None:
-    known = KnownIds(limit=3)
+    known = IdCache(limit=3)
     for number in range(10):
         known.add("prediction", str(number), number)
     assert [known.get("prediction", str(number)) for number in range(10)] == [None] * 7 + [7, 8, 9]

@@ -14,7 +14,7 @@ from storekit import Counting, begin, commit_rows, whole_pipeline
 import nirs_store
 from nirs_store.db import database as access
 from nirs_store.db.schema import column_names
-from nirs_store.db.sql import Incoming, execute, incoming
+from nirs_store.db.sql import StagedRows, execute, incoming
 from nirs_store.store import WorkspaceStore
 
 PACKAGE = Path(nirs_store.__file__).parent
@@ -30,7 +30,7 @@ def con() -> Any:
 
 
 def test_a_statement_sees_the_rows_and_the_columns_of_the_moment(con: Any) -> None:
-    arriving = Incoming()
+    arriving = StagedRows()
     arriving.register(con)
     for values in ([1], [2, 3], [], list(range(4, 3000))):
         arriving.rows = pa.table({"a": pa.array(values, pa.int64())})
@@ -45,7 +45,7 @@ def test_a_statement_sees_the_rows_and_the_columns_of_the_moment(con: Any) -> No
 
 
 def test_a_transaction_that_is_taken_back_does_not_take_the_name(con: Any) -> None:
-    arriving = Incoming()
+    arriving = StagedRows()
     arriving.register(con)
     arriving.rows = pa.table({"a": [1]})
     for ending in ("ROLLBACK", "ROLLBACK", "COMMIT", "ROLLBACK", "COMMIT"):
@@ -61,7 +61,7 @@ def test_a_transaction_that_is_taken_back_does_not_take_the_name(con: Any) -> No
 
 
 def test_a_table_that_was_altered_meanwhile_is_taken_as_it_is_now(con: Any) -> None:
-    arriving = Incoming()
+    arriving = StagedRows()
     arriving.register(con)
     arriving.rows = pa.table({"a": [5]})
     for _ in range(3):
@@ -73,7 +73,7 @@ def test_a_table_that_was_altered_meanwhile_is_taken_as_it_is_now(con: Any) -> N
 
 def test_nothing_of_this_library_runs_while_duckdb_reads_the_rows(con: Any) -> None:
     """Ctrl-C there would come out as an error of the statement, and the commit would be set aside for it."""
-    arriving = Incoming()
+    arriving = StagedRows()
     arriving.register(con)
     arriving.rows = pa.table({"a": [1, 2]})
     entered: list[str] = []

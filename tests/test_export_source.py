@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nirs_store import WorkspaceStore
-from nirs_store.bundle.transfer import Outgoing
+from nirs_store.bundle.transfer import ExportSource
 from nirs_store.errors import UnknownId
 from tests.kit.storekit import begin, chain_of, predict
 
@@ -31,7 +31,7 @@ def test_what_changed_since_the_last_export_is_told_anew(
     run_id, pipeline_id, chain_id = recorded
 
     def told() -> Any:
-        return Outgoing(store._engine, chain_id).described({})
+        return ExportSource(store._engine, chain_id).described({})
 
     before = told()
     assert before["scores"]["rmsecv"] == 0.5
@@ -59,10 +59,10 @@ def test_a_chain_that_somebody_else_deleted_is_not_there(
 ) -> None:
     run_id, pipeline_id, chain_id = recorded
     store.complete_pipeline(pipeline_id, None, None, None, None)
-    assert Outgoing(store._engine, chain_id).get_chain(chain_id) is not None
+    assert ExportSource(store._engine, chain_id).get_chain(chain_id) is not None
     with WorkspaceStore(folder) as other:
         other.delete_run(run_id, now=True)
-    gone = Outgoing(store._engine, chain_id)
+    gone = ExportSource(store._engine, chain_id)
     assert gone.get_chain(chain_id) is None
     assert gone.get_artifact("anything") is None
     assert gone.described({"scores": {"r2": 1.0}}) == {"scores": {"r2": 1.0}}
@@ -73,7 +73,7 @@ def test_only_its_own_chain_and_artifacts_are_given(
 ) -> None:
     _, pipeline_id, chain_id = recorded
     other = chain_of(store, pipeline_id, store.save_artifact([1], "builtins.list", "model"))
-    found = Outgoing(store._engine, chain_id)
+    found = ExportSource(store._engine, chain_id)
     assert found.get_chain(other) is None
     with pytest.raises(UnknownId):
         store.export_chain([chain_id], "nothing")  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ import pytest
 
 from nirs_store.db import lock as lease_module
 from nirs_store.db.layout import Layout
-from nirs_store.db.lock import Lease
+from nirs_store.db.lock import CatalogLock
 from nirs_store.errors import StoreBusy, WriteFailed
 
 
@@ -29,12 +29,12 @@ def layout(tmp_path: Path) -> Layout:
     return layout
 
 
-def lease(layout: Layout, *, writable: bool = True) -> Lease:
-    return Lease(layout, writable=writable)
+def catalog_lock(layout: Layout, *, writable: bool = True) -> CatalogLock:
+    return CatalogLock(layout, writable=writable)
 
 
 def test_readers_share_and_a_writer_is_alone(layout: Layout) -> None:
-    a, b, c = (lease(layout) for _ in range(3))
+    a, b, c = (catalog_lock(layout) for _ in range(3))
     a.acquire(exclusive=False, timeout=0)
     b.acquire(exclusive=False, timeout=0)
     assert (a.mode, b.mode) == ("shared", "shared")
@@ -51,7 +51,7 @@ def test_readers_share_and_a_writer_is_alone(layout: Layout) -> None:
 
 
 def test_who_holds_it_is_said_with_host_pid_and_since(layout: Layout) -> None:
-    holder, waiter = lease(layout), lease(layout)
+    holder, waiter = catalog_lock(layout), catalog_lock(layout)
     before = datetime.now(UTC)
     holder.acquire(exclusive=True, timeout=0)
     with pytest.raises(StoreBusy, match=str(os.getpid())) as caught:
@@ -64,16 +64,16 @@ def test_who_holds_it_is_said_with_host_pid_and_since(layout: Layout) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"host": 1, "pid": "x", "since": 5}'])
 def test_a_holder_that_left_no_readable_name_does_not_hide_the_error(layout: Layout, text: str) -> None:
-    holder = lease(layout)
+    holder = catalog_lock(layout)
     holder.acquire(exclusive=True, timeout=0)
     layout.holder.write_text(text)
     with pytest.raises(StoreBusy, match="left no name") as caught:
-        lease(layout).acquire(exclusive=True, timeout=0)
+        catalog_lock(layout).acquire(exclusive=True, timeout=0)
     assert caught.value.pid is None
 
 
-def test_the_name_goes_with_the_lease(layout: Layout) -> None:
-    holder = lease(layout)
+def test_the_name_goes_with_the_lock(layout: Layout) -> None:
+    holder = catalog_lock(layout)
     holder.acquire(exclusive=True, timeout=0)
     assert json.loads(layout.holder.read_text())["pid"] == os.getpid()
     holder.release()
@@ -84,7 +84,7 @@ def test_a_waiter_is_seen_waiting_and_gets_it_when_it_is_free(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease_module, "_FRESH", 5.0)  # a busy machine may take its time
-    holder, waiter = lease(layout), lease(layout)
+    holder, waiter = catalog_lock(layout), catalog_lock(layout)
     holder.acquire(exclusive=True, timeout=0)
     thread = threading.Thread(target=lambda: waiter.acquire(exclusive=True, timeout=10))
     thread.start()
@@ -93,7 +93,7 @@ def test_a_waiter_is_seen_waiting_and_gets_it_when_it_is_free(
         time.sleep(0.001)
     assert holder.wanted()
     # Who does not need it now leaves it to the waiter.
-    assert not lease(layout).try_acquire()
+    assert not catalog_lock(layout).try_acquire()
     holder.release()
     thread.join(5)
     assert waiter.mode == "exclusive"
@@ -102,7 +102,7 @@ def test_a_waiter_is_seen_waiting_and_gets_it_when_it_is_free(
 
 def test_an_announcement_expires_by_itself(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     layout.wait.touch()
-    some = lease(layout)
+    some = catalog_lock(layout)
     with monkeypatch.context() as patch:
         patch.setattr(lease_module, "_FRESH", 5.0)
         assert some.wanted()
@@ -116,48 +116,48 @@ def test_an_announcement_expires_by_itself(layout: Layout, monkeypatch: pytest.M
 def test_an_announcement_with_a_wrong_clock_holds_nobody_up(layout: Layout, skew: int) -> None:
     layout.wait.touch()
     os.utime(layout.wait, (time.time() + skew,) * 2)
-    assert not lease(layout).wanted()
+    assert not catalog_lock(layout).wanted()
 
 
 def test_a_killed_holder_frees_it_at_once(layout: Layout, crew: Callable[..., Any]) -> None:
-    child = crew(children.hold_lease, layout.root, True)
+    child = crew(children.hold_lock, layout.root, True)
     child.hear()
     with pytest.raises(StoreBusy) as caught:
-        lease(layout).acquire(exclusive=True, timeout=0.05)
+        catalog_lock(layout).acquire(exclusive=True, timeout=0.05)
     assert caught.value.pid == child.pid
     child.signal(signal.SIGKILL)
     child.end()
-    mine = lease(layout)
+    mine = catalog_lock(layout)
     mine.acquire(exclusive=True, timeout=0)
     mine.release()
 
 
 def test_a_stopped_waiter_pins_nothing(layout: Layout, crew: Callable[..., Any]) -> None:
-    mine = lease(layout)
+    mine = catalog_lock(layout)
     mine.acquire(exclusive=True, timeout=0)
-    child = crew(children.hold_lease, layout.root, True)
+    child = crew(children.hold_lock, layout.root, True)
     deadline = time.monotonic() + 20
     while not mine.wanted() and time.monotonic() < deadline:
         time.sleep(0.002)
     child.signal(signal.SIGSTOP)
     time.sleep(0.05)
     mine.release()
-    assert lease(layout).try_acquire()
+    assert catalog_lock(layout).try_acquire()
 
 
 def test_who_may_only_read_touches_nothing(layout: Layout) -> None:
     layout.lock.touch()
     before = sorted(os.listdir(layout.journal))
-    reader = lease(layout, writable=False)
+    reader = catalog_lock(layout, writable=False)
     reader.acquire(exclusive=False, timeout=0)
     assert sorted(os.listdir(layout.journal)) == before
     with pytest.raises(StoreBusy):
-        lease(layout).acquire(exclusive=True, timeout=0)
+        catalog_lock(layout).acquire(exclusive=True, timeout=0)
     reader.release()
 
 
 def test_a_copy_without_the_machinery_can_be_read_without_a_lock(layout: Layout) -> None:
-    reader = lease(layout, writable=False)
+    reader = catalog_lock(layout, writable=False)
     reader.acquire(exclusive=False, timeout=0)
     assert reader.held
     reader.release()
@@ -166,4 +166,4 @@ def test_a_copy_without_the_machinery_can_be_read_without_a_lock(layout: Layout)
 
 def test_a_lock_file_that_cannot_be_made_is_a_typed_error(tmp_path: Path) -> None:
     with pytest.raises(WriteFailed, match="lock"):
-        lease(Layout(tmp_path / "gone")).acquire(exclusive=True, timeout=0)
+        catalog_lock(Layout(tmp_path / "gone")).acquire(exclusive=True, timeout=0)

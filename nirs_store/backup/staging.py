@@ -393,7 +393,7 @@ def restore_archive(
     except NirsStoreError as error:
         note(engine, "restore_archive", message=str(error), success=False, details={"path": str(source)})
         raise
-    engine.known.clear()
+    engine.id_cache.clear()
     note(engine, "restore_archive", details=restored.to_dict())
     return restored
 
@@ -401,7 +401,7 @@ def restore_archive(
 @contextmanager
 def _staging(engine: Engine) -> Iterator[Path]:
     """Return a folder on the file system of the blobs, so that a verified file is moved into place in one step."""
-    # The session lives for others from here on, so that nobody takes the folder for abandoned.
+    # The session lives for others from here on, so that no process takes the folder for abandoned.
     with engine.recording():
         pass
     folder = engine.layout.tmp / f"archive-{engine.session_id}-{new_id()}"
@@ -447,7 +447,7 @@ def _plan(con: Connection, engine: Engine, path: Path, tables: dict[str, pa.Tabl
 def _merge(
     access: Database, engine: Engine, path: Path, folder: Path, tables: dict[str, pa.Table]
 ) -> RestoredArchive:
-    """Blobs into place, then the rows; under the lease, so that no gc sees the one without the other."""
+    """Blobs into place, then the rows; under the lock, so that no gc sees the one without the other."""
     placed: list[_Placed] = []
 
     def write(con: Connection) -> dict[str, int]:

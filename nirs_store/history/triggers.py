@@ -13,7 +13,7 @@ from nirs_store.db.session import Engine
 from nirs_store.errors import CatalogDamaged, NirsStoreError
 
 RETENTION = "retention"
-#: When a policy that goes by time was carried out last, in seconds since 1970.
+#: When a time-based policy was carried out last, in seconds since 1970.
 DONE = "retention_done"
 #: How often such a policy is carried out, in seconds.
 EVERY = {"hourly": 3600, "daily": 86400, "weekly": 7 * 86400}
@@ -42,7 +42,7 @@ def _left(settings: Any, automatic: str) -> float:
 
 
 class RetentionWatch:
-    """Carries out a policy that goes by time while a store is open: a service need not close for it."""
+    """Carries out a time-based policy while a store is open: a service need not close for it."""
 
     # The thread is a daemon, begins when there is first such a policy, and ends with the store, which it holds weakly.
 
@@ -50,13 +50,13 @@ class RetentionWatch:
         self._engine = engine
         self._carry_out = weakref.WeakMethod(carry_out)
         self._ended = threading.Event()
-        # A store that nobody holds ends its thread as well.
+        # A store that nothing holds ends its thread as well.
         weakref.finalize(carry_out.__self__, self._ended.set)  # type: ignore[attr-defined]
         self._mutex = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def look(self) -> None:
-        """Begin to watch where the policy goes by time."""
+        """Begin to watch if the policy is time-based."""
         if self._pause() is None or self._ended.is_set():
             return
         with self._mutex:

@@ -188,7 +188,7 @@ class Journal:
         self._own: deque[str] = deque(maxlen=_REMEMBERED)
 
     def alone_with(self, subject: str, /) -> contextlib.AbstractContextManager[None]:
-        """Do nothing: the lease of the folder keeps others out."""
+        """Do nothing: the lock of the folder keeps others out."""
         return contextlib.nullcontext()
 
     def append(

@@ -434,7 +434,7 @@ def plan_repair(
 
 
 def rows_to_mend(report: CheckReport, blobs: BlobBackend) -> tuple[dict[str, Any], list[Finding]]:
-    """Return the parts of a plan that mend rows, and the findings that are then no more."""
+    """Return the parts of a plan that repair rows, and the findings that are then no more."""
     restorable = {
         f.subject[0] for f in report.of_kind("artifact_row_missing") if _is_intact(blobs, *f.subject)
     }

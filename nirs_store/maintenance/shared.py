@@ -170,7 +170,7 @@ def _plan(engine: Engine, settings: Settings, progress: Progress | None) -> Repa
     root = str(engine.layout.root)
     if rebuild is not None:
         return RepairPlan(root, rebuild=rebuild, put_back=there, kept=tuple(kept))
-    # What the log itself lacks: a direct change mends it, for all computers.
+    # What the log itself lacks: a direct change repairs it, for all computers.
     rows, healed = rows_to_mend(report, engine.layout.blobs)
     return RepairPlan(root, put_back=there, kept=tuple(f for f in kept if f not in healed), **rows)
 

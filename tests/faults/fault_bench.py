@@ -39,7 +39,8 @@ LASTING = tuple(
     name for name in CALLS if name not in ("openat", "open", "creat", "unlink", "unlinkat", "rmdir")
 )
 _LINE = re.compile(r"^(?:\d+ +)?(?P<name>\w+)\((?P<rest>.*)$")
-_PATIENCE = 60.0
+# Seconds. A child that gets no processor for minutes has done nothing wrong.
+_PATIENCE = 600.0
 _TRIES = 5
 
 
@@ -128,11 +129,19 @@ class Outcome:
         return bool(self.lost) and self.ended == "ok"
 
     @property
+    def stuck(self) -> bool:
+        """Whether the store failed again although the disk was well again."""
+        passed = self.fault is not None and self.fault.what in ("EIO", "ENOSPC")
+        return passed and self.ended == "error" and len(self.errors) > 1
+
+    @property
     def problems(self) -> list[str]:
         """Everything that breaks a promise, in words."""
         found = [f"{kind}: {text}" for kind in ("lost", "half", "repeat") for text in getattr(self, kind)]
         if self.ended in ("untyped", "crashed", "hung"):
             found.append(f"{self.ended}: {[e['text'] for e in self.errors if not e['typed']]}")
+        if self.stuck:
+            found.append(f"stuck: {[e['text'] for e in self.errors]}")
         return found
 
 
@@ -179,7 +188,7 @@ class Bench:
         assert self._zygote.stdin is not None
         assert self._zygote.stdout is not None
         self._zygote.stdin.close()
-        self._zygote.wait(10)
+        self._zygote.wait(_PATIENCE)
         self._zygote.stdout.close()
         self._listener.close()
         self._log.close()

@@ -170,6 +170,7 @@ def _datasets(store: WorkspaceStore, facts: dict[str, Any], ack: Ack) -> None:
         ack("dataset", version.reference, version.content_hash, grown.tolist())
     chosen = store.datasets.select(version, "test", rows=[1, 9])
     ack("dataset", chosen.reference, chosen.content_hash, spectra[[1, 9]].tolist())
+    ack("letting go", f"{name}@v1")
     store.datasets.delete(f"{name}@v1")
     ack("let go", name)
 
@@ -223,12 +224,24 @@ OPERATIONS: dict[str, Operation] = {
         Operation("apply", "waiting", _ask_and_linger, threads=("main", "keeper")),
         Operation("create", "nothing", _complete_pipeline),
         Operation("inbox", "usual", _complete_pipeline, threads=("main", "blobs"), options={"inbox": True}),
-        Operation("take_inbox", "arrived", _ask_and_linger),
+        Operation("take_inbox", "arrived", _ask_and_linger, threads=("main", "keeper")),
     )
 }
 
 
 # -- workspaces ------------------------------------------------------------------------------------
+
+
+def _in_service(store: WorkspaceStore, facts: dict[str, Any]) -> None:
+    """Leave a row in the tables that most operations have no business with: they must not lose it."""
+
+    def ignore(*what: Any) -> None:
+        return
+
+    _set_alias(store, facts, ignore)
+    _log(store, facts, ignore)
+    _datasets(store, facts, ignore)
+    store.files.put({"reward": 1}, "episode.json", type="episode_data")
 
 
 def _usual(folder: Path) -> dict[str, Any]:
@@ -238,6 +251,7 @@ def _usual(folder: Path) -> dict[str, Any]:
         _, facts["kept_chain"] = _whole_pipeline(store, kept, "kept", 1)
         store.complete_run(kept, {})
         facts["predicted"] = np.asarray(store.replay_chain(facts["kept_chain"], _SPECTRA)).tolist()
+        _in_service(store, facts)
         facts["doomed_run"] = store.begin_run("doomed", {}, [])
         for seed in (2, 3):
             _whole_pipeline(store, facts["doomed_run"], f"doomed-{seed}", seed)

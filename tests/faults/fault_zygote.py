@@ -220,10 +220,12 @@ def _audit(request: dict[str, Any], line: Line) -> None:
                 again = audit(store, facts, request["before"], acks)
                 known = {*found["lost"], *found["half"]}
                 found["repeat"] = [text for text in again["lost"] + again["half"] if text not in known]
-                if request["operation"] in ("gc", "delete_run"):
+                if request["operation"] in ("gc", "delete_run", "trash"):
                     # Until then a blob that a killed gc set aside is read from there.
                     left = sorted(path.name for path in store._engine.layout.aside.iterdir())
                     found["repeat"] += [f"left in aside/: {name}" for name in left]
+                errors = store.check(read_data=True).errors
+                found["repeat"] += [f"check: {error.message}" for error in errors]
             step = "closing"
     except Exception:
         found["half" if step in ("opening", "looking") else "repeat"].append(

@@ -29,6 +29,7 @@ from fault_ops import OPERATIONS  # noqa: E402
 
 __all__ = ["Card", "clean_passes", "faults_of", "run_faults", "sample"]
 
+BEYOND = "beyond the last"
 KINDS = ("KILL", "ENOSPC", "EIO", "ENOSPC+", "EIO+")
 
 
@@ -51,7 +52,7 @@ def clean_passes(bench: Bench, operation: str) -> list[Fault]:
         calls = bench.calls(operation, thread)
         last = {call.name: call for call in calls}
         beyond += [
-            Fault(operation, thread, Call(name, call.nth + 1, "beyond the last", {}), "KILL")
+            Fault(operation, thread, Call(name, call.nth + 1, BEYOND, {}), "KILL")
             for name, call in last.items()
             if name not in ("openat", "open")
         ]
@@ -108,7 +109,7 @@ def run_faults(
 class Card:
     """The report card."""
 
-    _COLUMNS = ("points", "kills", "errors", "clean", "lost", "half", "silent", "untyped", "repeat")
+    _COLUMNS = ("points", "kills", "errors", "clean", "missed", "lost", "half", "silent", "untyped", "stuck", "repeat")
 
     def __init__(self) -> None:
         self._counts: dict[str, Counter[str]] = {}
@@ -123,7 +124,7 @@ class Card:
         count = self._counts.setdefault(fault.operation, Counter())
         point = (fault.operation, fault.thread, fault.call.name, fault.call.nth)
         if not outcome.fired:
-            count["clean"] += 1
+            count["clean" if fault.call.text == BEYOND else "missed"] += 1
         else:
             count["points"] += point not in self._points
             self._points.add(point)
@@ -132,6 +133,7 @@ class Card:
         count["half"] += bool(outcome.half)
         count["silent"] += outcome.silent
         count["untyped"] += outcome.ended in ("untyped", "crashed", "hung")
+        count["stuck"] += outcome.stuck
         count["repeat"] += bool(outcome.repeat)
         if outcome.problems:
             self.problems.append(f"{fault}\n    " + "\n    ".join(outcome.problems))
@@ -141,12 +143,12 @@ class Card:
         return sum(count[column] for count in self._counts.values())
 
     def __str__(self) -> str:
-        head = f"{'operation':<18}" + "".join(f"{name:>9}" for name in self._COLUMNS)
+        head = f"{'operation':<18}" + "".join(f"{name:>8}" for name in self._COLUMNS)
         lines = [
-            f"{name:<18}" + "".join(f"{count[column]:>9}" for column in self._COLUMNS)
+            f"{name:<18}" + "".join(f"{count[column]:>8}" for column in self._COLUMNS)
             for name, count in self._counts.items()
         ]
-        lines.append(f"{'all':<18}" + "".join(f"{self.total(column):>9}" for column in self._COLUMNS))
+        lines.append(f"{'all':<18}" + "".join(f"{self.total(column):>8}" for column in self._COLUMNS))
         return "\n".join([head, *lines, f"{time.monotonic() - self._began:.0f} seconds"])
 
 
@@ -194,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for problem in card.problems[before:]:
                 print(problem, flush=True)
             if done % 200 == 0:
-                print(f"{done} of {len(faults)}", flush=True)
+                print(f"{done} of {len(faults)}\n{card}", flush=True)
 
         left = run_faults(benches, faults, seen, time.monotonic() + 60 * options.minutes)
     finally:

@@ -132,10 +132,11 @@ def fsync_dir(path: Path) -> None:
         os.close(descriptor)
 
 
-def ensure_dir(path: Path, *, shared: bool = False) -> None:
+def ensure_dir(path: Path, *, shared: bool = False, certain: bool = False) -> None:
     """Make a folder and its missing parents durably; an existing one is left alone.
 
-    With `shared`, what is made gets the rights of the folder above; see `share`.
+    With `shared`, what is made gets the rights of the folder above; see `share`. With `certain`, the name of an
+    existing folder is synced, too: a process that died may have made it and not come to that.
     """
     missing: list[Path] = []
     folder = path
@@ -159,6 +160,13 @@ def ensure_dir(path: Path, *, shared: bool = False) -> None:
             fsync_dir(folder.parent)
         except OSError as exc:
             raise write_error(folder, exc) from exc
+    if certain and not missing:
+        try:
+            fsync_dir(path.parent)
+        except PermissionError:
+            return  # nobody with these rights has made it
+        except OSError as exc:
+            raise write_error(path, exc) from exc
 
 
 def make_read_only(path: Path) -> None:

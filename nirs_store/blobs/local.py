@@ -85,8 +85,7 @@ class LocalFolder:
     def _make_folder(self, folder: Path, *, again: bool) -> None:
         if not again and folder in self._made:
             return
-        ensure_dir(folder, shared=True)
-        _sync(folder.parent)
+        ensure_dir(folder, shared=True, certain=True)
         self._made.add(folder)
 
     def sync(self, key: str, /) -> None:

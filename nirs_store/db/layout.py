@@ -336,7 +336,7 @@ def make_session(layout: Layout) -> None:
 def make_folders(layout: Layout, exists: bool) -> bool:
     """Make what is missing; False when an existing workspace cannot be written."""
     try:
-        ensure_dir(layout.root)
+        ensure_dir(layout.root, certain=not exists)
         for folder in layout.folders:
             ensure_dir(folder, shared=True)
     except ReadOnlyStore:

@@ -638,7 +638,7 @@ def _inbox_parts(settings: Settings) -> Parts:
             f"{settings.root} is not a workspace: it has no store.duckdb. Nothing was changed. Make the workspace "
             "first, on the computer that is to own it; a store with inbox=True only records into one."
         )
-    ensure_dir(home.inbox, shared=True)
+    ensure_dir(home.inbox, shared=True, certain=True)
     session_id = settings.session_id or new_id()
     layout = Layout(home.inbox / session_id)
     return Parts(layout, InboxLog(layout), InboxClaims(layout), session_id=session_id)

@@ -13,6 +13,7 @@ import pytest
 from nirs_store.blobs import durable
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, remove_files, write_file
 from nirs_store.errors import InvalidInput, ReadOnlyStore, WriteFailed
+from nirs_store.store import WorkspaceStore
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="folders are not synced on Windows")
 
@@ -256,6 +257,35 @@ def test_each_parent_that_got_a_new_folder_is_synced(tmp_path, monkeypatch):
 
     assert (tmp_path / "a" / "b" / "c").is_dir()
     assert synced == [tmp_path.name, "a", "b"]
+
+    ensure_dir(tmp_path / "a" / "b" / "c", certain=True)
+    assert synced[3:] == ["b"]
+
+
+@posix_only
+def test_the_name_of_a_folder_that_becomes_a_workspace_is_synced(tmp_path, monkeypatch):
+    synced: list[str] = []
+    monkeypatch.setattr(durable, "fsync_dir", lambda path: synced.append(path.name))
+    (tmp_path / "mine").mkdir()
+
+    WorkspaceStore(tmp_path / "mine").close()
+    assert tmp_path.name in synced
+
+    synced.clear()
+    WorkspaceStore(tmp_path / "mine").close()
+    assert tmp_path.name not in synced
+
+
+@posix_only
+def test_a_folder_whose_parent_nobody_may_read_becomes_a_workspace(tmp_path, monkeypatch):
+    def refused(path):
+        if path == tmp_path:
+            raise PermissionError(13, "no", str(path))
+        return fsync_dir(path)
+
+    monkeypatch.setattr(durable, "fsync_dir", refused)
+    (tmp_path / "mine").mkdir()
+    WorkspaceStore(tmp_path / "mine").close()
 
 
 def test_a_file_where_a_folder_should_be_is_an_error_that_says_so(tmp_path):

@@ -245,16 +245,21 @@ class Bench:
             return Outcome(fault, fired, ended, errors or [], found["lost"], found["half"], found["repeat"])
 
     @contextlib.contextmanager
-    def record(self, operation: str, trace: str) -> Iterator[Recording]:
-        """Run an operation without a fault and give the trace of all its threads, with what was written."""
+    def record(self, operation: str, trace: str, *, after: Fault | None = None) -> Iterator[Recording]:
+        """Run an operation without a fault and give the trace of all its threads, with what was written.
+
+        With `after`, a process does the same before and meets that fault; the trace has both.
+        """
         source, known = self.prepared(OPERATIONS[operation].base)
+        options = ["-f", "-y", "-xx", "-s", "100000000", "-e", trace]
         with _Copy(self, operation) as copy:
-            log, _, errors, _ = self._operate(
-                copy, operation, "main", ["-f", "-y", "-xx", "-s", "100000000", "-e", trace]
-            )
+            before = ""
+            if after is not None:
+                before = self._operate(copy, operation, after.thread, options + after.injections())[0]
+            log, _, errors, _ = self._operate(copy, operation, "main", options)
             if errors != []:
                 raise RuntimeError(f"{operation} did not come through: {errors}")
-            yield Recording(operation, source, copy.workspace, log, known)
+            yield Recording(operation, source, copy.workspace, before + log, known)
 
     def audit(
         self, operation: str, workspace: Path, known: dict[str, Any], acks: list[Any], *, repeat: bool

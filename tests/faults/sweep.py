@@ -109,7 +109,10 @@ def run_faults(
 class Card:
     """The report card."""
 
-    _COLUMNS = ("points", "kills", "errors", "clean", "missed", "lost", "half", "silent", "untyped", "stuck", "repeat")
+    _COLUMNS = (
+        *("points", "kills", "errors", "clean", "missed"),
+        *("lost", "half", "silent", "untyped", "stuck", "repeat"),
+    )
 
     def __init__(self) -> None:
         self._counts: dict[str, Counter[str]] = {}

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from fault_bench import Bench, unavailable
+from fault_bench import Bench, Fault, unavailable
 from fault_ops import OPERATIONS
 from powerloss import TRACE, Disk, look_at, states
 
@@ -42,6 +42,18 @@ def test_no_state_at_all_has_lost_anything(bench: Bench, operation: str) -> None
             for state in states(recording)
         }
     assert not {where: what for where, what in problems.items() if what}
+
+
+# The process that makes a folder is killed before it syncs the name: the next one finds the folder, and must do that.
+@needs_strace
+def test_a_folder_that_a_killed_process_left_unsynced_is_kept(bench: Bench) -> None:
+    calls = bench.calls("inbox", "main")
+    made = next(n for n, call in enumerate(calls) if call.name == "mkdir" and '/inbox"' in call.text)
+    kill = Fault("inbox", "main", calls[made + 1], "KILL")
+    with bench.record("inbox", TRACE, after=kill) as recording:
+        last = list(states(recording, every_moment=False))[-1]
+        assert len(last.acks) > 3
+        assert not look_at(bench, recording, last)
 
 
 # -- the model of the disk -----------------------------------------------------------------------

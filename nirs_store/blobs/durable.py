@@ -149,15 +149,24 @@ def ensure_dir(path: Path, *, shared: bool = False, certain: bool = False) -> No
         # Whatever the path was made of: a folder called "s3:" would look like a place in a cloud.
         refuse_address(f"{folder.name}/" if folder.name.endswith(":") else "", "path")
         try:
+            made = False
             try:
                 os.mkdir(folder)
+                made = True
                 if shared:
                     share(folder, folder.parent)
             except FileExistsError:
                 if not os.path.isdir(folder):
                     raise
-            # Also when another process made it in this moment: it may not have come to its own sync yet.
-            fsync_dir(folder.parent)
+            try:
+                # Also when another process made it in this moment: it may not have come to its own sync yet.
+                fsync_dir(folder.parent)
+            except OSError:
+                # The next call would find it, and not sync it.
+                if made:
+                    with contextlib.suppress(OSError):
+                        os.rmdir(folder)
+                raise
         except OSError as exc:
             raise write_error(folder, exc) from exc
     if certain and not missing:

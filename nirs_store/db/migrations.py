@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 import msgspec
 
-from nirs_store.blobs.durable import fsync_dir, remove_file, write_error
+from nirs_store.blobs.durable import fsync_dir, remove_file, sync_file, write_error
 from nirs_store.blobs.plain import open_plain, stat_plain
 from nirs_store.db.changes import append_notes, payload_of
 from nirs_store.db.connection import (
@@ -522,6 +522,8 @@ def open_catalog(
     layout: Layout, instance: Instance, *, read_only: bool, migrate: bool = True
 ) -> duckdb.DuckDBPyConnection:
     """Attach the workspace's catalog, check whose it is and, with `migrate`, bring its schema up to date."""
+    if not read_only and layout.wal.exists():
+        _sync_what_others_wrote(layout, instance)
     con = instance.attach(read_only=read_only)
     try:
         version = inspect_catalog(con, layout.catalog)
@@ -536,6 +538,16 @@ def open_catalog(
     instance.detach(con)
     migrate_catalog(layout, version, instance)
     return instance.attach(read_only=False)
+
+
+def _sync_what_others_wrote(layout: Layout, instance: Instance) -> None:
+    """Make a checkpoint durable that was killed, or met an error, before its last sync: DuckDB removes its log now."""
+    # Read-only first: closing a file drops the locks that others in this process hold on it.
+    instance.detach(instance.attach(read_only=True))
+    try:
+        sync_file(layout.catalog)
+    except OSError as error:
+        raise write_error(layout.catalog, error) from error
 
 
 _POLL = 0.01

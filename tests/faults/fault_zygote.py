@@ -104,6 +104,7 @@ def _operate(request: dict[str, Any], line: Line) -> None:
     from fault_ops import OPERATIONS
 
     from nirs_store.blobs import store as writer
+    from nirs_store.db import database
     from nirs_store.errors import NirsStoreError
     from nirs_store.store import WorkspaceStore
 
@@ -112,6 +113,9 @@ def _operate(request: dict[str, Any], line: Line) -> None:
     _one_duckdb_thread()
     operation = OPERATIONS[request["operation"]]
     main = request["thread"] == "main"
+    if "keeper" not in operation.threads:
+        # On a busy machine the keeper would otherwise come first, now and then, and close the catalog.
+        database.LINGER = 3600.0
 
     def ack(*what: Any) -> None:
         line.send({"ack": what})

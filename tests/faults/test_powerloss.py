@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -44,15 +45,26 @@ def test_no_state_at_all_has_lost_anything(bench: Bench, operation: str) -> None
     assert not {where: what for where, what in problems.items() if what}
 
 
-# The process that makes a folder is killed before it syncs the name: the next one finds the folder, and must do that.
+# A process is killed, or meets an error, at a sync; the next one finds what it wrote, and must not rely on it.
 @needs_strace
-def test_a_folder_that_a_killed_process_left_unsynced_is_kept(bench: Bench) -> None:
-    calls = bench.calls("inbox", "main")
-    made = next(n for n, call in enumerate(calls) if call.name == "mkdir" and '/inbox"' in call.text)
-    kill = Fault("inbox", "main", calls[made + 1], "KILL")
-    with bench.record("inbox", TRACE, after=kill) as recording:
-        last = list(states(recording, every_moment=False))[-1]
-        assert len(last.acks) > 3
+@pytest.mark.parametrize(
+    ("operation", "path", "which", "what"),
+    [
+        ("inbox", "<>", 0, "KILL"),
+        ("inbox", r"</inbox/[^/]+>", 1, "EIO"),
+        ("set_alias", "/store.duckdb>", -1, "KILL"),
+        ("set_alias", "/store.duckdb>", -1, "EIO"),
+    ],
+)
+def test_what_was_written_and_never_synced_is_not_relied_on(
+    bench: Bench, operation: str, path: str, which: int, what: str
+) -> None:
+    syncs = [call for call in bench.calls(operation, "main") if call.name in ("fsync", "fdatasync")]
+    call = [call for call in syncs if re.search(path, call.text)][which]
+    with bench.record(operation, TRACE, after=Fault(operation, "main", call, what)) as recording:
+        last = [state for state in states(recording, every_moment=False) if state.dropped == "everything"][-1]
+        assert "INJECTED" in recording.log or "killed by SIGKILL" in recording.log
+        assert len(last.acks) > 1
         assert not look_at(bench, recording, last)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+import shutil
+from pathlib import Path
 
+import duckdb
 import pytest
-from fault_bench import Bench, Outcome, unavailable
+from fault_bench import Bench, Call, Fault, Outcome, unavailable
 from fault_ops import OPERATIONS
 from sweep import Card, clean_passes, faults_of, run_faults, sample
 
@@ -30,6 +33,53 @@ def test_a_sample_of_faults_costs_nothing(bench: Bench, operation: str) -> None:
     assert not problems(outcomes)
     # A sweep whose faults do not happen would find nothing.
     assert sum(outcome.fired for outcome in outcomes) >= count - 1
+
+
+# What must not happen to rows from before an operation, or beside it; each alone must fail a sweep.
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE measurements SET prediction = 0",
+        "DELETE FROM sample_references WHERE value = 1",
+        "DELETE FROM calibration_aliases",
+        "UPDATE calibration_versions SET content_hash = ''",
+        "DELETE FROM file_versions",
+        "DELETE FROM dataset_retired",
+        "DELETE FROM audit_entries WHERE number = 3",
+        "DELETE FROM artifact_refs WHERE owner_kind = 'dataset'",
+        "COPY (SELECT 1) TO 'half.n4a'",
+    ],
+)
+def test_the_audit_sees_what_is_lost_or_half(
+    bench: Bench, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, known = bench.prepared("usual")
+    workspace = tmp_path / "workspace"
+    shutil.copytree(source, workspace)
+    (workspace / "shared").mkdir(exist_ok=True)
+    monkeypatch.chdir(workspace / "shared")
+    with duckdb.connect(workspace / "store.duckdb") as con:
+        con.execute(damage)
+    found = bench.audit("set_alias", workspace, known, [], repeat=False)
+    assert found["lost"] or found["half"]
+
+
+def test_a_version_that_nobody_deletes_may_not_vanish(bench: Bench, tmp_path: Path) -> None:
+    source, known = bench.prepared("usual")
+    workspace = tmp_path / "workspace"
+    shutil.copytree(source, workspace)
+    acks = [["dataset", "corn 1@v1", "", []]]
+    assert bench.audit("datasets", workspace, known, acks, repeat=False)["lost"]
+    acks.append(["letting go", "corn 1@v1"])
+    found = bench.audit("datasets", workspace, known, acks, repeat=False)
+    assert found == {"lost": [], "half": [], "repeat": []}
+
+
+def test_a_store_that_stays_broken_after_an_error_that_passed_is_a_problem(bench: Bench) -> None:
+    fault = Fault("gc", "main", Call("write", 1, "", {}), "EIO")
+    error = {"typed": True, "text": "no"}
+    assert not Outcome(fault, True, "error", [error], [], [], []).problems
+    assert Outcome(fault, True, "error", [error, error], [], [], []).problems
 
 
 def test_beyond_the_last_call_an_operation_comes_through(bench: Bench) -> None:

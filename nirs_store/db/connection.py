@@ -347,9 +347,11 @@ def explain(error: duckdb.Error, path: Path) -> Exception:
             "applied again. "
             "Deletions, files, evaluations and settings that it holds are lost without it; a backup has them."
         )
+    advice = "Restore it from a backup or from the copy that the last migration kept."
+    if Layout(path.parent).replica.exists():
+        advice = "It is this computer's replica of a shared workspace: `nirs-store repair` builds it again."
     return CatalogDamaged(
-        f"{path} cannot be opened as a DuckDB catalog: {text} "
-        "The file was left as it is. Restore it from a backup or from the copy that the last migration kept."
+        f"{path} cannot be opened as a DuckDB catalog: {text} The file was left as it is. {advice}"
     )
 
 

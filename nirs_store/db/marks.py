@@ -47,6 +47,7 @@ class ChangeCount:
 
     def __init__(self, layout: Layout) -> None:
         self._path = layout.change_count
+        self._replica = layout.replica
 
     def advance(self, con: duckdb.DuckDBPyConnection) -> None:
         """Count one more, inside the caller's transaction."""
@@ -66,6 +67,9 @@ class ChangeCount:
 
     def missing(self, con: duckdb.DuckDBPyConnection) -> int:
         """How many changes the catalog lacks."""
+        # A replica that is behind, also one that was built again, applies what it lacks from the log.
+        if self._replica.exists():
+            return 0
         return max(0, self._published() - self._counted(con))
 
     def accept(self, con: duckdb.DuckDBPyConnection, missing: int) -> None:

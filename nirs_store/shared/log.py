@@ -109,7 +109,7 @@ class SharedLog:
         # The thread that makes a direct change: it holds the head.
         self._holder: int | None = None
         # When the server may be told again how far this computer is.
-        self._say_again, self._changed = (0.0 if until is None else math.inf), 0.0
+        self._say_again, self._changed, self._said = (0.0 if until is None else math.inf), 0.0, 0
         self._change: _SharedChange | None = None
         self._own: set[str] = set()
         # The newest commit that this process was told of: a server without it has lost something.
@@ -258,6 +258,7 @@ class SharedLog:
         """Tell the server how far this computer is."""
         params = [self.workspace_id, self.machine, number, self._library]
         self.server.run(lambda con: con.execute("SELECT nirs_store.seen(%s, %s, %s, %s)", params))
+        self._said = number
 
     def position(self) -> Position:
         """Return where the replica is, which is open."""
@@ -473,7 +474,10 @@ class SharedLog:
             remove_leftover(path)
 
     def close(self) -> None:
-        """End the connections."""
+        """End the connections; a computer that asks now and then says last how far it came."""
+        if self._until is None and self._last > self._said and self.server.connected:
+            with contextlib.suppress(NirsStoreError):
+                self.say(self._last)
         for server in (self.server, self.changer):
             server.close()
 

@@ -167,6 +167,11 @@ class Server:
                     "call again."
                 )
 
+    @property
+    def connected(self) -> bool:
+        """Whether a connection is open, as far as is known."""
+        return self._con is not None and not self._con.closed
+
     def drop(self) -> None:
         """Close the connection; the next work opens another."""
         with self._lock:

@@ -53,8 +53,8 @@ class Position(NamedTuple):
                 "of the workspace has "
                 f"{f'another there, {txid}' if self.number <= head else f'{head} commits'}. The server was restored "
                 "from an older state, or the replica is of another log. Nothing was changed, and nothing is merged. If "
-                "the server is right, delete the folder of the replica, which is then made again; what it holds beyond "
-                "the log is lost with it, so look at it first."
+                "the server is right, run `nirs-store repair`: it keeps the old replica in a folder and builds a new "
+                "one. Look at what the old one has beyond the log before you delete it."
             )
         if held and self.number < floor:
             raise ReplicaTooOld(
@@ -77,8 +77,8 @@ def read_position(con: duckdb.DuckDBPyConnection, workspace_id: str, layout: Lay
     number, _, txid = said.get(POSITION, "").partition(" ")
     if not number.isdigit():
         raise ReplicaRefused(
-            f"{layout.root} does not say which commits it holds. Nothing was changed. Delete the folder, which is then "
-            "made again."
+            f"{layout.root} does not say which commits it holds. Nothing was changed. `nirs-store repair` builds it "
+            "again."
         )
     return Position(int(number), txid)
 

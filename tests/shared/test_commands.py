@@ -35,10 +35,12 @@ def test_a_lab_goes_from_a_folder_to_a_shared_workspace_and_back(
     assert "corn run" in run("runs", "-w", place)
     assert "corn run" in run("-w", place, "runs")
     run("check", "-w", place, "--read-data")
+    # One command long, another computer is there.
+    assert "corn run" in run("runs", "-w", f"{place}&replica={tmp_path / 'two'}")
     assert "Published a snapshot" in run("shared", "snapshot", "-w", place, "--truncate", "0")
     found = json.loads(run("shared", "status", "-w", place, "--json"))
     assert found["snapshot"] == found["floor"] == found["commits"]
-    assert [each["behind"] for each in found["computers"]] == [0]
+    assert [each["behind"] for each in found["computers"]] == [0, 0]
     assert "Copied" in run("clone", place, str(tmp_path / "clone"))
     assert "corn run" in run("runs", "-w", str(tmp_path / "clone"))
 

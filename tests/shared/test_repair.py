@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +84,24 @@ def test_a_replica_that_differs_from_the_log_is_built_again(
     before = (folder / "store.duckdb").read_bytes()
     said = run("check", "-w", place, "--read-data", code=4)
     assert "nirs-store repair" in said
+    assert damage != "not a database" or "backup" not in said
     assert "Build the replica" in run("repair", "-w", place, "--dry-run")
     if damage in ("not a database", "cut off"):
         assert (folder / "store.duckdb").read_bytes() == before
     assert "Done" in run("repair", "-w", place, "--yes")
-    run("check", "-w", place, "--read-data")
+    assert "No damage found" in run("check", "-w", place, "--read-data")
     assert "Nothing to repair" in run("repair", "-w", place, "--yes")
     assert machine("one")._engine.query(digests) == machine("new")._engine.query(digests)
     assert sorted(folder.parent.glob("*.rebuilt")) == sorted(folder.glob("set-aside")) == []
+
+
+def test_a_replica_with_fewer_changes_than_were_noted_has_lost_none(lab: tuple[Path, str]) -> None:
+    # As one that was built again, which applied the same commits in fewer transactions.
+    folder, place = lab
+    (folder / "journal" / "change-count").write_text("999")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "No damage found" in run("check", "-w", place)
 
 
 def test_an_open_store_goes_on_with_the_replica_that_was_built(lab: tuple[Path, str], machine: Any) -> None:
@@ -123,13 +134,13 @@ def test_a_replica_beyond_the_log_is_kept_when_another_is_built(
         # As a server that was restored from an older state.
         con.execute("DELETE FROM nirs_store.log WHERE n = (SELECT head FROM nirs_store.workspaces)")
         con.execute("UPDATE nirs_store.workspaces SET head = head - 1")
-    with pytest.raises(ReplicaRefused):
+    with pytest.raises(ReplicaRefused, match="nirs-store repair"):
         machine("one")
     assert "Done" in run("repair", "-w", place, "--yes")
     (kept,) = folder.glob("set-aside-*/store.duckdb")
     with duckdb.connect(str(kept), read_only=True) as con:
         assert con.execute("SELECT count(*) FROM runs").fetchone() == (2,)
-    run("check", "-w", place)
+    assert "No damage found" in run("check", "-w", place)
 
 
 @pytest.mark.slow

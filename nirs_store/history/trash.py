@@ -143,7 +143,12 @@ class Trash:
         if dry_run:
             return Emptied(tuple(self._engine.query(due)))
 
+        collector = self._engine.claims.collector
+
         def work(con: Connection) -> tuple[list[str], list[str]]:
+            if collector is not None:
+                # Who may not delete the objects of a shared workspace is refused before a row is gone.
+                collector.claimed()
             ids = due(con)
             held = trash.artifacts(con, ids)
             trash.empty(con, ids)

@@ -62,6 +62,10 @@ def test_a_writer_records_and_touches_no_row_by_itself(
         run_id, _ = begin(writer, "mine")
         writer.retention.pin(run_id, "the paper")
         writer.delete_run(run_id)
+        # Nothing goes for good, rows before their objects neither.
+        with pytest.raises(ReadOnlyStore, match="shared grant"):
+            writer.trash.empty()
+        assert writer.trash.list().height == 1
     assert one.list_runs().height == 1
     for statement in (
         "DELETE FROM nirs_store.log",

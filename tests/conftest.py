@@ -30,7 +30,7 @@ FLUSH_AFTER = recorder.FLUSH_AFTER
 # Helpers that tests of several rooms share; children that tests start find them there too.
 sys.path.insert(0, str(Path(__file__).parent / "kit"))
 
-from contractkit import EVERYWHERE, KINDS, OUTSIDE, Members, Workspaces, workspaces  # noqa: E402, F401 - fixtures
+from contractkit import EVERYWHERE, KINDS, OUTSIDE, FoldersForAll, Members, workspaces  # noqa: E402, F401 - fixtures
 from sharedkit import bucket, database, machine, s3, server  # noqa: E402, F401 - fixtures
 
 
@@ -40,6 +40,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run the contract of the store on a folder, a shared workspace, or four replicas of one asked in turn; "
         "without it, everything runs on folders, and what is marked `everywhere` on all three",
     )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A hook in this file is not called for fixtures of the whole session: they belong to the folder above.
+    config.pluginmanager.register(FoldersForAll())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -96,16 +101,6 @@ def workspace_kind(request: pytest.FixtureRequest) -> str:
     return kind
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Any:
-    """Let fixtures of the whole session make folders, whatever the tests run on."""
-    before, Workspaces.paused = Workspaces.paused, Workspaces.paused or fixturedef.scope == "session"
-    try:
-        return (yield)
-    finally:
-        Workspaces.paused = before
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _what_stands_in_for_folders_of_modules(request: pytest.FixtureRequest) -> Iterator[None]:
     """Whatever opens a folder for a whole module gets what `--workspace` says."""
@@ -145,13 +140,10 @@ def by_the_clock(monkeypatch: pytest.MonkeyPatch, _nothing_is_committed_by_the_c
 
 
 @pytest.fixture(scope="session")
-def empty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace that nothing was recorded in; copying it costs less than making a catalog."""
     path = tmp_path_factory.mktemp("empty") / "workspace"
-    if request.config.getoption("workspace") in (None, "folder", "objects"):
-        WorkspaceStore(path).close()
-    else:
-        path.mkdir()
+    WorkspaceStore(path).close()
     return path
 
 

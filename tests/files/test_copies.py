@@ -64,6 +64,7 @@ def make_a_link(path: Path) -> None:
     path.symlink_to(other)
 
 
+@pytest.mark.not_on("replicas", why="each computer has unpacked copies of its own")
 @pytest.mark.parametrize("alter", [alter_bytes, alter_one_byte, Path.unlink, make_a_folder, make_a_link])
 def test_a_copy_that_was_altered_is_made_anew(store: WorkspaceStore, alter: Callable[[Path], None]) -> None:
     store.files.put(TEXT, "a/x.tsv", type="text_raw", compression="zstd")
@@ -102,6 +103,7 @@ def test_the_files_of_copies_are_read_only(store: WorkspaceStore, folder_copy: P
         assert (folder_copy / "run.sh").stat().st_mode & 0o100
 
 
+@pytest.mark.not_on("replicas", why="each computer has unpacked copies of its own")
 def test_an_intact_copy_is_hashed_once(
     store: WorkspaceStore, folder_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +135,7 @@ def test_a_copy_that_cannot_be_made_is_a_typed_error(
         store.files.path("f")
 
 
+@pytest.mark.not_on("replicas", why="each computer has unpacked copies of its own")
 def test_many_at_once_get_one_copy(store: WorkspaceStore, folder_copy: Path) -> None:
     before = everything(folder_copy)
     overwrite(folder_copy / "run.sh", b"altered")
@@ -143,6 +146,7 @@ def test_many_at_once_get_one_copy(store: WorkspaceStore, folder_copy: Path) -> 
     assert [path.name for path in folder_copy.parent.iterdir()] == ["f"]
 
 
+@pytest.mark.not_on("replicas", why="each computer has unpacked copies of its own")
 @pytest.mark.parametrize("windows", [False, True])
 def test_read_only_copies_go_with_their_content(
     store: WorkspaceStore, folder_copy: Path, windows: bool, monkeypatch: pytest.MonkeyPatch

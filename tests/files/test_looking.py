@@ -176,6 +176,7 @@ def test_a_status_is_set_with_its_message(store: WorkspaceStore) -> None:
     assert store.files.metadata("v.mp4")["status"] == "failed"
 
 
+@pytest.mark.not_on("objects", "replicas", why="a processing run marks what its own store object makes")
 def test_a_processing_run_marks_what_it_made(store: WorkspaceStore) -> None:
     with store.files.processing("deid", module="video", module_version="1.0", parameters={"blur": 3}) as run:
         scratch = run.temporary("frames/0.png")
@@ -191,6 +192,7 @@ def test_a_processing_run_marks_what_it_made(store: WorkspaceStore) -> None:
     assert row["ended_at"] >= row["started_at"]
 
 
+@pytest.mark.not_on("objects", "replicas", why="a processing run marks what its own store object makes")
 def test_an_exception_fails_what_was_in_progress_and_removes_temporary_files(store: WorkspaceStore) -> None:
     store.files.put(b"raw", "raw.mp4", type="video_raw")
 

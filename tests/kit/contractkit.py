@@ -157,6 +157,18 @@ class Workspaces:
         return place_of
 
 
+class FoldersForAll:
+    """Let fixtures of the whole session make folders, whatever the tests run on."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Any:
+        before, Workspaces.paused = Workspaces.paused, Workspaces.paused or fixturedef.scope == "session"
+        try:
+            return (yield)
+        finally:
+            Workspaces.paused = before
+
+
 class SeveralObjects(Workspaces):
     """Open a folder through several store objects: differences here do not come from a server."""
 

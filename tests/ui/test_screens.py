@@ -240,6 +240,7 @@ def test_the_leaderboard_is_filtered_by_run(page: Page) -> None:
     assert "Only chains of the model name PLSRegression" in page.html("/chains?model_name=PLSRegression")
 
 
+@pytest.mark.of_a_folder("it removes files of the folder")
 def test_what_is_missing_or_rejected_is_told_on_the_overview(changing: Page) -> None:
     told = changing.html("/findings")
     assert "Damaged" not in told
@@ -774,6 +775,7 @@ def test_a_damaged_workspace_says_what_is_wrong(
         assert "Restore it from a backup" in answer.text
 
 
+@pytest.mark.of_a_folder("it damages or replaces files of the folder")
 def test_a_lost_object_is_found_and_predicting_says_so(
     recorded: Path, tmp_path: Path, open_page: Callable[..., Page], chain_id: str, spectra: Path
 ) -> None:
@@ -788,6 +790,7 @@ def test_a_lost_object_is_found_and_predicting_says_so(
     assert "missing" in answer.text
 
 
+@pytest.mark.of_a_folder("it damages or replaces files of the folder")
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"junk")])
 def test_a_data_set_whose_files_are_damaged_shows_the_rest(
     serving: Path, tmp_path: Path, open_page: Callable[..., Page], damage: Callable[[Path], Any]
@@ -803,6 +806,7 @@ def test_a_data_set_whose_files_are_damaged_shows_the_rest(
     assert page.json("/datasets/protein@v2")["damaged"]
 
 
+@pytest.mark.of_a_folder("it damages or replaces files of the folder")
 def test_an_older_workspace_is_shown_and_left_as_it_is(
     tmp_path: Path, open_page: Callable[..., Page]
 ) -> None:
@@ -869,6 +873,7 @@ def test_what_goes_on_and_what_a_reviewer_would_ask_have_their_own_addresses(pag
     assert 'id="findings"' in page.html("/findings")
 
 
+@pytest.mark.of_a_folder("its other processes open the folder")
 def test_a_run_whose_writer_was_killed_is_shown_as_interrupted(
     folder: Path, empty: Path, open_page: Callable[..., Page]
 ) -> None:

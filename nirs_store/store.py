@@ -2332,6 +2332,7 @@ class WorkspaceStore:
 
         Of a shared workspace, the replica on this computer is compared with one that is built from the log, and
         replaced by it where they differ. Blobs that are missing or damaged are put back if this computer has a copy.
+        References, and rows of objects whose file is intact, are mended for all computers.
 
         Parameters
         ----------
@@ -2355,7 +2356,7 @@ class WorkspaceStore:
                 raise InvalidInput(
                     "restore_catalog: a replica is built again from the log instead. Nothing was changed."
                 )
-            if not self._engine.settings.fresh:
+            if not dry_run or not self._engine.settings.fresh:
                 self._engine.check_writable()
             plan = shared_care.repair(self._engine.settings, dry_run=dry_run)
             self._forget()

@@ -75,7 +75,7 @@ def test_what_a_workspace_has_lost_is_not_exported(recorded: Any, tmp_path: Path
     blob.unlink()
     with pytest.raises((BlobMissing, BlobCorrupt)):
         store.export_chain(chain_id, tmp_path / "x")
-    assert [item.name for item in tmp_path.iterdir()] == ["workspace"]
+    assert [item.name for item in tmp_path.iterdir() if item.name != "workspace"] == []
 
 
 def test_a_second_export_gives_the_same_bytes_and_notices_what_was_damaged_since_the_first(

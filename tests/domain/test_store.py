@@ -301,6 +301,7 @@ def test_a_stack_that_sees_no_spectra_never_calls_them_inside(
     assert "predictions of other chains" in domain.limits()["method"]
 
 
+@pytest.mark.takes_over
 def test_the_domain_lives_as_long_as_its_chain(store: WorkspaceStore, tmp_path: Path) -> None:
     chain = record(store)
     named = store.get_chain(chain)["metadata"][DOMAIN]

@@ -31,7 +31,11 @@ REPLICAS = 4
 OUTSIDE = {
     "its files, journal, locks, crashes and old versions are a folder's; tests/shared has those of a shared workspace": (
         "blobs/", "catalog/", "compat/", "faults/", "migration/", "model/", "multiprocess/", "upkeep/test_bitrot",
-        "upkeep/test_check", "upkeep/test_full_disk", "upkeep/test_repair", "test_forks", "test_addresses",
+        "upkeep/test_check", "upkeep/test_full_disk", "upkeep/test_gc", "upkeep/test_read_only", "upkeep/test_repair",
+        "upkeep/test_storage", "upkeep/test_vacuum", "test_forks", "test_addresses",
+    ),
+    "backups and archives are made of a folder; tests/shared/test_commands makes them of addresses": (
+        "upkeep/test_archive", "upkeep/test_backup",
     ),
     "it has workspaces of its own": ("benchmarks/", "shared/", "interop/", "property/test_json", "test_demo"),
     "no workspace is opened, or only the program's own pages and words are read": (

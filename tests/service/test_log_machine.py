@@ -122,6 +122,7 @@ class Log(RuleBasedStateMachine):
             )
 
 
+@pytest.mark.of_a_folder("the machine copies the folder and removes it")
 @pytest.mark.parametrize("examples", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_any_order_of_operations_gives_what_a_list_gives(recorded: Recorded, examples: int) -> None:
     with WorkspaceStore(recorded.folder) as store:

@@ -16,7 +16,7 @@ from storekit import Y_TRUE, begin, chain_of
 
 from nirs_store.cli._app import app
 from nirs_store.db.table import digests
-from nirs_store.errors import NirsStoreError, ReplicaRefused
+from nirs_store.errors import NirsStoreError, ReadOnlyStore, ReplicaRefused
 from nirs_store.maintenance import shared as shared_care
 from nirs_store.store import WorkspaceStore
 
@@ -258,3 +258,12 @@ def test_a_repair_says_of_a_blob_without_a_row_what_a_check_says(
     assert [(each.kind, each.remedy) for each in one.check().findings] == [
         ("blob_orphan", "`nirs-store gc` removes it.")
     ]
+
+
+def test_a_store_that_only_reads_repairs_nothing(machine: Any) -> None:
+    with machine("one") as store:
+        record(store, "first")
+    with machine("one", read_only=True) as store:
+        assert store.repair(dry_run=True).empty
+        with pytest.raises(ReadOnlyStore):
+            store.repair()

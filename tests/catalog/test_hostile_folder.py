@@ -347,6 +347,7 @@ def test_a_catalog_held_elsewhere_is_not_tried_after_each_commit(
     with WorkspaceStore(folder) as store:
         run_id = store.begin_run("long", {}, [])
         store.flush()
+        store._engine._flusher.stop()
         store._engine.access._give_up()
         monkeypatch.setattr(migrations, "open_catalog", locked)
         monkeypatch.setattr(database, "_PAUSE", 3600.0)

@@ -495,6 +495,7 @@ def test_another_connection_of_this_process_is_named_and_nothing_is_called_damag
     with WorkspaceStore(tmp_path) as store:
         store.begin_run("a", {}, [])
         store.list_runs()
+        store._engine._flusher.stop()  # it would release the connection at the same time
         store._engine.access._give_up()
         with duckdb.connect(str(tmp_path / "store.duckdb"), read_only=True):
             store.begin_run("b", {}, [])

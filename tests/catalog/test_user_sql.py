@@ -17,7 +17,6 @@ import polars as pl
 import pytest
 
 from nirs_store import WorkspaceStore
-from nirs_store.db import database
 from nirs_store.errors import InvalidInput, StoreBusy, StoreClosed
 from nirs_store.records import user_sql as people_sql
 
@@ -487,11 +486,7 @@ def test_ctrl_c_in_a_question_is_a_keyboard_interrupt_and_the_store_works_on(
     assert writable.sql("SELECT 1 AS one")["one"].to_list() == [1]
 
 
-def test_another_connection_of_this_process_is_named_and_nothing_is_called_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The store's own thread would give the catalog up at the same moment.
-    monkeypatch.setattr(database, "LINGER", 3600.0)
+def test_another_connection_of_this_process_is_named_and_nothing_is_called_damaged(tmp_path: Path) -> None:
     with WorkspaceStore(tmp_path) as store:
         store.begin_run("a", {}, [])
         store.list_runs()

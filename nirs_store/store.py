@@ -2332,7 +2332,7 @@ class WorkspaceStore:
 
         Of a shared workspace, the replica on this computer is compared with one that is built from the log, and
         replaced by it where they differ. Blobs that are missing or damaged are put back if this computer has a copy.
-        References, and rows of objects whose file is intact, are mended for all computers.
+        References, and rows of objects whose file is intact, are restored for all computers.
 
         Parameters
         ----------

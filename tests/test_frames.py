@@ -333,7 +333,7 @@ def test_names_may_be_numbers_and_replicates_may_share_one(trained: Trained) -> 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"sample_ids": NAMES[:5]}, ShapeMismatch, r"one name a sample of X, 48; found the shape \(5,\)"),
+        ({"sample_ids": NAMES[:5]}, ShapeMismatch, r"one name per sample of X, 48; found the shape \(5,\)"),
         ({"sample_ids": "sample"}, InvalidInput, "X is not a data frame"),
         ({"sample_ids": [1.5] * 48}, InvalidInput, "text or whole numbers.*found float"),
         ({"sample_ids": [*NAMES[:47], None]}, InvalidInput, "none missing; found NoneType, str"),

@@ -173,7 +173,7 @@ def ensure_dir(path: Path, *, shared: bool = False, certain: bool = False) -> No
         try:
             fsync_dir(path.parent)
         except PermissionError:
-            return  # nobody with these rights has made it
+            return  # no process with these rights has made it
         except OSError as exc:
             raise write_error(path, exc) from exc
 

@@ -409,9 +409,13 @@ class Engine:
             return None
         what = "; ".join(f"{r.path.name}: {r.reason}" for r in rejected)
         return SegmentRejected(
-            f"{len(rejected)} commits of this store could not be applied and were moved to "
-            f"{self.layout.rejected}: {what}. Their rows are not in the catalog; everything else is."
+            f"{len(rejected)} commits of this store could not be applied. They are kept in "
+            f"{self._rejected}: {what}. Their rows are not in the catalog; everything else is."
         )
+
+    @property
+    def _rejected(self) -> str:
+        return "the log" if self.settings.shared else str(self.layout.rejected)
 
     def check_writable(self, *, closely: bool = True) -> None:
         """Raise unless this store may write; see `check_open`."""
@@ -615,7 +619,7 @@ class Engine:
             names = "; ".join(f"{r.path.name} ({r.reason})" for r in rejected[:5])
             warnings.warn(
                 f"{self.layout.root} has {len(rejected)} commits that could not be applied, kept in "
-                f"{'the log' if self.settings.shared else self.layout.rejected}: {names}",
+                f"{self._rejected}: {names}",
                 stacklevel=5,
             )
 

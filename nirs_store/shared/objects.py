@@ -10,7 +10,7 @@ from nirs_store.blobs.bucket import Bucket, parse_place
 from nirs_store.blobs.copies import Copies
 from nirs_store.blobs.durable import ensure_dir, remove_files
 from nirs_store.blobs.local import LocalFolder
-from nirs_store.blobs.objects import HASHED, OWNER, Names, ObjectBlobs
+from nirs_store.blobs.objects import HASHED, Names, ObjectBlobs
 from nirs_store.blobs.places import claim_folder, look_at_folder, owner_of_folder
 from nirs_store.db.layout import Layout
 from nirs_store.errors import SharedStoreUnreachable
@@ -64,13 +64,10 @@ class SharedFolder(LocalFolder):
         """Return the id of the workspace that the folder belongs to; None if nothing there names one."""
         return owner_of_folder(self._root)
 
-    def look_at_owner(self, *, adopt: bool = False) -> None:
+    def look_at_owner(self) -> None:
         """Refuse a folder that is another workspace's, or is not mounted: what is put there would be lost."""
-        if self._owner is None:
-            return
-        if adopt and not (self._root / OWNER).exists() and (self._root / "artifacts").is_dir():
-            self.claim()  # made before such folders were marked
-        look_at_folder(self._root, self._owner)
+        if self._owner is not None:
+            look_at_folder(self._root, self._owner)
 
     def remove(self, keys: Sequence[str], /) -> None:
         """Delete files for good: keys that are never used again."""

@@ -45,9 +45,7 @@ def open_engine(settings: Settings, *, until: int | None = None, migrating: bool
         folder = replica_folder(address, workspace_id)
         place = Layout(folder)
         blobs = address.blobs or known
-        backend = _place_of_blobs(
-            address, workspace_id, known, place, new=create and empty, read_only=settings.read_only
-        )
+        backend = _place_of_blobs(address, workspace_id, known, place, new=create and empty)
         prepare(place, workspace_id, str(address), blobs)
         snapshots.start_from(server, workspace_id, backend, place, wait=settings.lock_timeout)
         layout = Layout(folder, backend)
@@ -106,7 +104,7 @@ def library() -> str:
 
 
 def _place_of_blobs(
-    address: Address, workspace_id: str, known: str, place: Layout, *, new: bool, read_only: bool
+    address: Address, workspace_id: str, known: str, place: Layout, *, new: bool
 ) -> SharedFolder | ObjectBlobs:
     """Return the place of the blobs: where the workspace has them, or the same place under another address."""
     backend = backend_of(address.blobs or known, place, owner=workspace_id)
@@ -114,7 +112,7 @@ def _place_of_blobs(
         if new:
             backend.claim()
         elif isinstance(backend, SharedFolder):
-            backend.look_at_owner(adopt=not read_only)  # an object store is looked at when it is first needed
+            backend.look_at_owner()  # an object store is looked at when it is first needed
         return backend
     if backend.owner_there() != workspace_id:
         raise InvalidInput(

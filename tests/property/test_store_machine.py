@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from nirs_store import WorkspaceStore
-from nirs_store.db import apply
+from nirs_store.db import apply, session
 from nirs_store.db import changes as transitions
 from nirs_store.db import recorder as buffer
 from nirs_store.db.recorder import Recorder
@@ -27,6 +27,12 @@ from tests.model.machine import StoreMachine
 from tests.model.replicas import machine_of
 
 PROFILE = settings(deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a busy catalog: after a second, a store accepts unknown ids and checks them later."""
+    monkeypatch.setattr(session, "_LOOK_UP", 600.0)
 
 
 @pytest.fixture

@@ -463,10 +463,10 @@ _FEW = [f"n{row}" for row in range(5)]
     [
         ((TEST[:, :9], TEST_Y), ShapeMismatch, "found 9"),
         ((TEST, TEST_Y[:5]), ShapeMismatch, "one value for each"),
-        ((TEST, TEST_Y, _FEW), ShapeMismatch, "one name a sample"),
+        ((TEST, TEST_Y, _FEW), ShapeMismatch, "one name per sample"),
         ((TEST, TEST_Y, "abc"), InvalidInput, "not a data frame"),
         ((TEST, TEST_Y, [None] * 40), InvalidInput, "expected text or whole numbers"),
-        ((TEST, TEST_Y, [_FEW] * 40), ShapeMismatch, "one name a sample"),
+        ((TEST, TEST_Y, [_FEW] * 40), ShapeMismatch, "one name per sample"),
         ((TEST.astype(str).astype(object) + "x", TEST_Y), InvalidInput, "must hold numbers"),
         ((np.full(TEST.shape, "wet"), TEST_Y), InvalidInput, "must hold real numbers"),
         ((TEST * 1j, TEST_Y), InvalidInput, "found complex"),

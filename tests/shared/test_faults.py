@@ -150,7 +150,7 @@ def test_an_open_store_refuses_a_server_that_lost_commits_of_which_it_was_told(
     one = machine("one")
     for number in range(4):
         one.begin_run(str(number), {}, [])
-    one._engine._keeper.stop()
+    one._engine._flusher.stop()
     with psycopg.connect(database, autocommit=True) as con:
         con.execute("DELETE FROM nirs_store.log WHERE n > 2")
         con.execute("UPDATE nirs_store.workspaces SET head = 2")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from storekit import Y_TRUE, begin, chain_of
 
-from nirs_store.blobs.objects import OWNER
 from nirs_store.db.layout import Layout
 from nirs_store.errors import InvalidInput, SharedStoreUnreachable
 from nirs_store.shared.objects import backend_of
@@ -117,7 +116,4 @@ def test_a_folder_for_blobs_that_is_not_mounted_is_not_made_again(machine: Any, 
     assert list(share.iterdir()) == []
     share.rmdir()
     (tmp_path / "away").rename(share)
-    # One from before folders were marked is marked when it is opened for writing.
-    (share / OWNER).unlink()
     np.testing.assert_array_equal(machine("two", blobs=None).replay_chain(chain_id, X), expected)
-    assert (share / OWNER).exists()

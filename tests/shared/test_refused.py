@@ -119,9 +119,10 @@ def test_a_workspace_that_was_removed_and_made_again_is_another_one(machine: Any
     with psycopg.connect(database, autocommit=True) as admin:
         for table in ("log", "workspaces", "holders", "claims"):
             admin.execute(f"DELETE FROM nirs_store.{table}")
-    again = machine("again", blobs=(one._engine.layout.root.parent / "more").as_uri())
+    more = (one._engine.layout.root.parent / "more").as_uri()
+    again = machine("again", blobs=more)
     again.begin_run("new", {}, [])
-    for call in (lambda: one.begin_run("old", {}, []), one.list_runs, lambda: machine("one")):
+    for call in (lambda: one.begin_run("old", {}, []), one.list_runs, lambda: machine("one", blobs=more)):
         with pytest.raises((NotAWorkspace, ReplicaRefused), match=r"not there any more|another workspace"):
             call()
     one._engine.abort()

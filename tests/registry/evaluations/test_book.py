@@ -176,7 +176,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspaceSto
         ({"better": "hihger"}, "Did you mean 'higher'"),
         ({"metric": "scor"}, "Did you mean 'score'"),
         ({"episodes": []}, "at least one row"),
-        ({"episodes": [1, 2]}, "a dict a row"),
+        ({"episodes": [1, 2]}, "one dict per row"),
         ({"episodes": "rows"}, "data frame"),
         ({"episodes": [{"a": 1}, {"a": "x"}]}, "one kind of value"),
         ({"samples": [{"a": object()}]}, "Python objects"),

@@ -206,7 +206,7 @@ def test_what_cannot_be_paired_is_refused(store: WorkspaceStore) -> None:
         book.compare("s", pair_by="kinds")
     with pytest.raises(InvalidInput, match="Did you mean 'wilcoxon'"):
         book.compare("s", test="wilcoxn")
-    with pytest.raises(InvalidInput, match="one evaluation a model"):
+    with pytest.raises(InvalidInput, match="one evaluation per model"):
         book.compare("s", which="all")
     with pytest.raises(InvalidInput, match="no value a row"):
         row_values(pl.DataFrame({"y_true": [1.0], "y_pred": [1.0]}), "r2")

@@ -450,3 +450,22 @@ def test_the_program_of_the_users_guide_runs(store: WorkspaceStore, tmp_path: Pa
     store.vacuum()
     let_go(store)
     assert store.list_runs().is_empty()
+
+
+@pytest.mark.parametrize("first", ["complete_pipeline", "fail_pipeline"])
+@pytest.mark.parametrize("second", ["complete_pipeline", "fail_pipeline"])
+def test_to_end_a_pipeline_a_second_time_commits_what_is_buffered(
+    store: WorkspaceStore, first: str, second: str
+) -> None:
+    endings: dict[str, tuple[Any, ...]] = {
+        "complete_pipeline": (0.5, None, "rmse", 5),
+        "fail_pipeline": ("it broke",),
+    }
+    _, ended = begin(store)
+    getattr(store, first)(ended, *endings[first])
+    _, pipeline_id = begin(store)
+    prediction_id = predict(store, pipeline_id)
+    getattr(store, second)(ended, *endings[second])
+    store._engine.abort()
+    with WorkspaceStore(store.workspace_path) as again:
+        assert again.get_prediction(prediction_id) is not None

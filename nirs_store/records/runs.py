@@ -447,7 +447,8 @@ def fail_pipeline(engine: Engine, pipeline_id: str, error: str) -> None:
     """Mark the pipeline as failed; what it recorded is rolled back, its row and logs stay."""
     note = require(engine, "pipeline", pipeline_id)
     if note is not None and note.get("status") in ("failed", "completed"):
-        return
+        with engine.recording(commit=True):
+            return  # what is buffered is committed all the same
     _finish(engine, "fail_pipeline", pipeline_id, {"error": as_error(error)})
     _note_end(engine, pipeline_id, note, "failed")
 

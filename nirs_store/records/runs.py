@@ -448,7 +448,7 @@ def fail_pipeline(engine: Engine, pipeline_id: str, error: str) -> None:
     note = require(engine, "pipeline", pipeline_id)
     if note is not None and note.get("status") in ("failed", "completed"):
         with engine.recording(commit=True):
-            return  # what is buffered is committed all the same
+            return  # what is buffered is still committed
     _finish(engine, "fail_pipeline", pipeline_id, {"error": as_error(error)})
     _note_end(engine, pipeline_id, note, "failed")
 

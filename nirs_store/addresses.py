@@ -55,7 +55,10 @@ def refuse_address(value: Any, name: str) -> None:
     if scheme == "file":
         advice = "Write the path itself, without file://."
     elif scheme.startswith("postgres"):
-        advice = "Pass the address of a shared workspace as text that begins with postgresql://."
+        advice = (
+            "The address of a shared workspace is text that begins with postgresql://, not a path. Where only a "
+            "folder is possible, name a folder."
+        )
     elif scheme in _OBJECT_STORES:
         advice = "A workspace is a folder here; an object store can hold its blobs (blobs='s3://...')."
     else:

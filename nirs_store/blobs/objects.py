@@ -40,7 +40,7 @@ _CHANGED_OFTEN = 5
 _REST = 60.0
 _ONE_BLOB = re.compile(r"artifacts/[0-9a-f]{2}/[0-9a-f]{64}\.")
 # A key that is made of a hash.
-HASHED = re.compile(r"artifacts/[0-9a-f]{2}/([0-9a-f]{64})(?:~[0-9]{1,6})?\.[a-z0-9_-]+")
+_HASHED = re.compile(r"artifacts/[0-9a-f]{2}/([0-9a-f]{64})(?:~[0-9]{1,6})?\.[a-z0-9_-]+")
 
 
 # -- Names of objects.
@@ -427,7 +427,7 @@ class ObjectBlobs:
     def _fetch(
         self, key: str, *, trashed: bool, fresh: bool = False
     ) -> tuple[BufferedIOBase, ObjectMeta, str]:
-        own = HASHED.fullmatch(key)
+        own = _HASHED.fullmatch(key)
         for _ in range(_CHANGED_OFTEN):
             name = self._name(key, trashed=trashed)
             meta = None if name is None else self._bucket.head(name)
@@ -549,7 +549,7 @@ class ObjectBlobs:
 
     def _checked(self, key: str) -> None:
         # A row's key must mean the same in every backend, so what leads out of the workspace is refused here too.
-        if HASHED.fullmatch(key) is None:
+        if _HASHED.fullmatch(key) is None:
             blob_inside(self._root, key)
 
     def _is_inside(self, key: str) -> bool:

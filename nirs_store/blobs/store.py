@@ -41,6 +41,8 @@ __all__ = [
 ]
 
 
+T = TypeVar("T")
+
 # -- Names of blobs.
 
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -279,7 +281,6 @@ def _raise_first(failed: list[_Write]) -> None:
 
 # -- The store itself.
 
-T = TypeVar("T")
 # Blobs whose state is remembered once they were found to fit their hash: a training loop makes millions.
 _VERIFIED = 20_000
 _ASIDE_PATIENCE = 1.0

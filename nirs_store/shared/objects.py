@@ -10,12 +10,12 @@ from nirs_store.blobs.bucket import Bucket, parse_place
 from nirs_store.blobs.copies import Copies
 from nirs_store.blobs.durable import ensure_dir, remove_files
 from nirs_store.blobs.local import LocalFolder
-from nirs_store.blobs.objects import HASHED, Names, ObjectBlobs
+from nirs_store.blobs.objects import Names, ObjectBlobs
 from nirs_store.blobs.places import claim_folder, look_at_folder, owner_of_folder
 from nirs_store.db.layout import Layout
 from nirs_store.errors import SharedStoreUnreachable
 
-__all__ = ["HASHED", "LogBodies", "ObjectBlobs", "SharedFolder", "backend_of"]
+__all__ = ["LogBodies", "ObjectBlobs", "SharedFolder", "backend_of"]
 
 _FOLDERS = ("artifacts", "commits", "trash", "tmp")
 

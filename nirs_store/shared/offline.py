@@ -19,6 +19,7 @@ from nirs_store.blobs.backend import BlobStat
 from nirs_store.blobs.bucket import parse_place
 from nirs_store.blobs.copies import Copies
 from nirs_store.blobs.durable import Buffer
+from nirs_store.blobs.store import token_of
 from nirs_store.db.journal import Entry, Rejection
 from nirs_store.db.layout import Layout, replica_as_of
 from nirs_store.db.session import Engine, Parts, Settings
@@ -26,7 +27,7 @@ from nirs_store.db.sql import execute
 from nirs_store.errors import InvalidInput, NotAWorkspace, ReplicaRefused, SharedStoreUnreachable
 from nirs_store.shared.address import Address, replicas_folder
 from nirs_store.shared.log import SharedLog
-from nirs_store.shared.objects import HASHED, LogBodies, SharedFolder
+from nirs_store.shared.objects import LogBodies, SharedFolder
 from nirs_store.shared.pg import Server
 from nirs_store.shared.replica import Mark, read_mark, read_position
 from nirs_store.shared.sessions import SharedClaims
@@ -179,8 +180,8 @@ class LocalBlobs:
         self._away("")
 
     def _digest(self, key: str) -> str:
-        match = HASHED.fullmatch(key)
-        return match[1] if match else self._away(key)
+        digest, _ = token_of(key)
+        return digest if digest != key else self._away(key)
 
     def _away(self, key: str) -> NoReturn:
         raise SharedStoreUnreachable(

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from clikit import invoke
 from sklearn.linear_model import Ridge
 
 from nirs_store import WorkspaceStore, load_bundle, read_spectra, record_cross_validation
 from nirs_store.addresses import refuse_address, without_secret_words
-from nirs_store.cli._app import app
 from nirs_store.errors import InvalidInput
 from nirs_store.maintenance.check import check_workspace
 from nirs_store.plots import chain_predicted_vs_measured, save_figure
@@ -87,7 +86,7 @@ def test_the_command_line_refuses_an_address(
     monkeypatch.chdir(tmp_path)
     words = {"argument": ["init", address], "option": ["runs", "-w", address], "environment": ["runs"]}[way]
     environment = {"NIRS_STORE_WORKSPACE": address} if way == "environment" else {}
-    done = CliRunner().invoke(app, words, env=environment)
+    done = invoke(*words, env=environment)
     assert done.exit_code == 2
     assert "address" in done.output
     assert not list(tmp_path.iterdir())
@@ -185,8 +184,8 @@ class Missing:
         if name.partition(".")[0] in ("psycopg", "obstore"):
             raise ModuleNotFoundError(f"No module named {name!r}")
 sys.meta_path.insert(0, Missing())
-from nirs_store.cli._app import app
-app(sys.argv[1:])
+from nirs_store.cli import main
+main()
 """
 
 

@@ -13,11 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import pytest
-from click.testing import CliRunner
+from clikit import invoke
 from rich.console import Console
 
 from nirs_store import WorkspaceStore, load_bundle
-from nirs_store.cli._app import app
 from nirs_store.db.lock import open_lock_file, try_lock
 from nirs_store.demo import DemoResult, run_demo
 from nirs_store.errors import InvalidInput, NotAWorkspace
@@ -135,7 +134,7 @@ def test_the_closing_words_name_files_that_exist_and_commands_that_work(
     for command in commands[1:]:
         name, *arguments = command.split()
         assert name == "nirs-store"
-        done = CliRunner().invoke(app, arguments)
+        done = invoke(*arguments)
         assert done.exit_code == 0, (command, done.output)
         assert done.stdout.strip()
 

@@ -16,12 +16,11 @@ from typing import NamedTuple
 
 import click
 import pytest
-from click.testing import CliRunner
+from clikit import invoke, program
 
 import nirs_store
 from nirs_store import errors
 from nirs_store.blobs import serializers
-from nirs_store.cli._app import app
 from nirs_store.scaffold import copy_workspace_template, workspace_template
 
 CHECKOUT = Path(nirs_store.__file__).parents[1]
@@ -98,7 +97,7 @@ def test_the_examples_of_a_page_run_from_top_to_bottom_and_print_what_it_says(
         monkeypatch.setenv("NIRS_STORE_WORKSPACE", "workspace")
         for line, code, _ in blocks(page, "sh"):
             for arguments in calls(code):
-                told = CliRunner().invoke(app, arguments)
+                told = invoke(*arguments)
                 assert told.exit_code == 0, f"{page}, line {line}: {' '.join(arguments)}: {told.output}"
 
 
@@ -123,7 +122,7 @@ def calls(code: str) -> Iterator[list[str]]:
 
 def parse(arguments: list[str]) -> None:
     """Let the command line read its arguments as far as before it would do something."""
-    command: click.Command | None = app
+    command: click.Command | None = program
     context, name = None, "nirs-store"
     while isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
         context = click.Context(command, info_name=name, parent=context)
@@ -156,7 +155,7 @@ def test_a_shell_example_with_a_mistake_would_be_found(wrong: str) -> None:
 def test_the_page_on_the_command_line_shows_every_command() -> None:
     page = "docs/guide/command-line.md"
     shown = {arguments[0] for _, code, _ in blocks(page, "sh") for arguments in calls(code) if arguments}
-    assert set(app.list_commands(click.Context(app))) <= shown
+    assert set(program.list_commands(click.Context(program))) <= shown
 
 
 def test_the_quick_start_of_the_readme_is_fifteen_lines() -> None:

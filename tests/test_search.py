@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from click.testing import CliRunner
+from clikit import invoke
 
 from nirs_store import WorkspaceStore
-from nirs_store.cli._app import app
 from nirs_store.errors import InvalidInput
 
 SG = {"operator_class": "nirs_store.estimators.SavitzkyGolay", "params": {"deriv": 2, "window_length": 11}}
@@ -123,19 +122,17 @@ def test_runs_and_their_chains_by_name(store, chains, name, count):
     assert runs.height == count
     assert set(store.top_chains(None, name=name, target="protein")["run_id"]) <= set(runs["run_id"])
     folder = str(store.workspace_path)
-    top = json.loads(CliRunner().invoke(app, ["top", "--name", name, "--json", "-w", folder]).output)
+    top = json.loads(invoke("top", "--name", name, "--json", "-w", folder).output)
     assert {row["run_id"] for row in top} == set(runs["run_id"])
-    listed = json.loads(CliRunner().invoke(app, ["runs", "--name", name, "--json", "-w", folder]).output)
+    listed = json.loads(invoke("runs", "--name", name, "--json", "-w", folder).output)
     assert [row["run_id"] for row in listed] == runs["run_id"].to_list()
 
 
 def test_the_command_prints_what_it_found(store, chains):
     store.flush()
-    result = CliRunner().invoke(app, ["search", "moisture", "sg", "2nd", "-w", str(store.workspace_path)])
+    result = invoke("search", "moisture", "sg", "2nd", "-w", store.workspace_path)
     assert result.exit_code == 0
     assert "SG(11, 2, deriv=2)" in result.output
     assert "LV" in result.output
-    rows = json.loads(
-        CliRunner().invoke(app, ["search", "moisture", "--json", "-w", str(store.workspace_path)]).output
-    )
+    rows = json.loads(invoke("search", "moisture", "--json", "-w", store.workspace_path).output)
     assert [row["chain_id"] for row in rows][:2] == [chains["chemo"], chains["sg"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from contextlib import nullcontext
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from nirs_store.errors import (
     UnknownId,
     WriteFailed,
 )
-from nirs_store.ids import sha256_hex
 from nirs_store.store import WorkspaceStore
 
 
@@ -47,7 +47,7 @@ def test_the_id_is_the_hash_of_the_file_and_anybody_can_load_the_file(store: Wor
     model = {"coef": np.arange(5.0)}
     artifact_id = store.save_artifact(model, "dict", "model")
     path = store.get_artifact_path(artifact_id)
-    assert sha256_hex(path.read_bytes()) == artifact_id
+    assert sha256(path.read_bytes()).hexdigest() == artifact_id
     assert path.name == f"{artifact_id}.joblib"
     assert path.parent.name == artifact_id[:2]
     np.testing.assert_array_equal(joblib.load(path)["coef"], model["coef"])
@@ -241,7 +241,7 @@ def register(store: WorkspaceStore, path: Any, artifact_id: str = "mine", **chan
     file = blob_root(store) / str(path)
     data = file.read_bytes() if file.is_file() else b""
     given: dict[str, Any] = {
-        "content_hash": sha256_hex(data), "operator_class": "C", "artifact_type": "model", "format": "bytes",
+        "content_hash": sha256(data).hexdigest(), "operator_class": "C", "artifact_type": "model", "format": "bytes",
         "size_bytes": len(data),
     }  # fmt: skip
     return store.register_existing_artifact(artifact_id, path, **(given | changes))
@@ -260,7 +260,7 @@ def test_a_file_of_the_workspace_can_be_registered_under_an_id_of_the_callers(
 ) -> None:
     assert register(store, file) == "mine"
     assert register(store, blob_root(store) / file) == "mine"
-    assert register(store, file, content_hash=f"sha256:{sha256_hex(b'payload')}") == "mine"
+    assert register(store, file, content_hash=f"sha256:{sha256(b'payload').hexdigest()}") == "mine"
     assert store.load_artifact("mine") == b"payload"
     assert store.get_artifact_path("mine") == blob_root(store) / file
     chain_id = chain_of(store, begin(store)[1], "mine")
@@ -286,7 +286,7 @@ def test_a_path_that_leaves_the_workspace_is_refused(store: WorkspaceStore, path
     (blob_root(store).parent / "outside.bin").write_bytes(b"mine")
     (blob_root(store) / "link").symlink_to("/etc")
     with pytest.raises(PathEscapes):
-        register(store, path, content_hash=sha256_hex(b"mine"), size_bytes=4)
+        register(store, path, content_hash=sha256(b"mine").hexdigest(), size_bytes=4)
     assert store.get_artifact("mine") is None
 
 

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from storekit import begin, chain_of, let_go, predict, prediction, whole_pipeline
+from storekit import NO_FOLDERS, begin, chain_of, let_go, predict, prediction, whole_pipeline
 
 import nirs_store
 from nirs_store import ArtifactRegistry, migrate_nirs4all, restore_backup
 from nirs_store.errors import InvalidInput, StoreClosed, UnknownId
-from nirs_store.maintenance.check import check_workspace
 from nirs_store.store import WorkspaceStore
 
 DOCUMENTED: dict[str, list[str]] = {
@@ -130,30 +129,22 @@ def test_who_waits_for_ever_is_answered(store: WorkspaceStore, timeout: float) -
     with WorkspaceStore(store.workspace_path, lock_timeout=timeout) as other:
         begin(other)
         assert other.list_runs().height == 1
-    assert check_workspace(store.workspace_path, lock_timeout=timeout).ok
+        assert other.check().ok
 
 
 @pytest.mark.parametrize("timeout", ["30", None, -1, math.nan, 1j])
 def test_what_is_no_time_is_refused(store: WorkspaceStore, folder: Path, timeout: Any) -> None:
-    for take in (WorkspaceStore, check_workspace):
-        with pytest.raises(InvalidInput, match="lock_timeout: expected seconds"):
-            take(folder, lock_timeout=timeout)
+    with pytest.raises(InvalidInput, match="lock_timeout: expected seconds"):
+        WorkspaceStore(folder, lock_timeout=timeout)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        None, 5, b"bytes", "", "a\0b", os.fsdecode(b"caf\xe9"), os.fsdecode(b"caf\xe9/below"), "x" * 256, "é" * 128,
-        "deep/" * 1000, "~nobody-of-that-name/ws", "what?", "what?/below", *([] if os.name == "nt" else ["C:\\wheat"]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("path", NO_FOLDERS)
 def test_what_cannot_be_the_folder_of_a_workspace_is_refused_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for take in (
         WorkspaceStore,
-        check_workspace,
         ArtifactRegistry,
         lambda folder: migrate_nirs4all(tmp_path, folder),
         lambda folder: restore_backup(tmp_path, folder),

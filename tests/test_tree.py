@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from click.testing import CliRunner
+from clikit import invoke
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from nirs_store import BranchRecorder, WorkspaceStore, load_tecator
-from nirs_store.cli._app import app
 from nirs_store.records.views import chain_tree, tree_html, tree_lines
 
 MEAT = load_tecator()
@@ -99,7 +98,7 @@ def test_show_and_the_notebook_draw_the_tree(store: WorkspaceStore) -> None:
             recorder.step(pca)
             chain = recorder.model({0: Ridge().fit(pca.transform(left.transform(MEAT.X)), MEAT.fat)})
     store.flush()
-    output = CliRunner().invoke(app, ["show", chain, "-w", str(store.workspace_path)]).output
+    output = invoke("show", chain, "-w", store.workspace_path).output
     for text in ("└── branch 0", "└── branch 0.1", first.blob_id[:8], "└── fold 0"):
         assert text in output
         assert text in store.show_chain(chain)._repr_html_()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 import pytest
+from clikit import program
 
 import nirs_store
-from nirs_store.cli._app import app
 
 CHECKOUT = Path(nirs_store.__file__).parents[1]
 PAGES = [
@@ -140,7 +140,7 @@ def test_a_page_uses_plain_words(page: str) -> None:
 
 
 def test_help_texts_use_plain_words() -> None:
-    wrong = {place: words for place, text in help_texts(app) if (words := found_in(text))}
+    wrong = {place: words for place, text in help_texts(program) if (words := found_in(text))}
     assert wrong == {}
 
 

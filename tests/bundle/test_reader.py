@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from nirs_store.bundle import export_chain, load_bundle
+from nirs_store.chains.predictor import ChainPredictor
 from nirs_store.errors import (
     BundleInvalid,
     BundleMissing,
@@ -118,15 +119,11 @@ def test_spectra_that_do_not_fit_are_refused(plain: Path, world: Any) -> None:
 
 
 def test_probabilities_of_fold_classifiers_are_kept(world: Any, tmp_path: Path) -> None:
-    from nirs_store.chains import ReplayPlan, predict_proba, predicted_classes
-
     chain_id = world.chains["soft votes"]
     bundle = load_bundle(export_chain(world.shelf, chain_id, tmp_path / "x"), allow_pickle=True)
-    plan = ReplayPlan.from_chain(world.shelf.chains[chain_id])
-    np.testing.assert_array_equal(
-        bundle.predict_proba(world.new), predict_proba(plan, world.new, world.shelf.load)
-    )
-    assert bundle.classes.tolist() == predicted_classes(plan, world.shelf.load).tolist()
+    chain = ChainPredictor(world.shelf.chains[chain_id], world.shelf.load)
+    np.testing.assert_array_equal(bundle.predict_proba(world.new), chain.predict_proba(world.new))
+    assert bundle.classes.tolist() == chain.classes_.tolist()
 
 
 def test_votes_are_not_sold_as_probabilities(world: Any, tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
+from sklearn.preprocessing import FunctionTransformer
 
 from nirs_store.chains.folds import chain_artifact_ids
-from nirs_store.chains.plan import ReplayPlan
+from nirs_store.chains.predictor import ChainPredictor
 from nirs_store.chains.trace import ChainBuilder, ExecutionStep, ExecutionTrace, StepArtifacts
 from nirs_store.errors import ReplayError
 
@@ -22,6 +24,18 @@ def transform(index: int, *ids: str, **more: Any) -> ExecutionStep:
 def model(index: int, folds: dict[Any, str], **more: Any) -> ExecutionStep:
     held = StepArtifacts(list(folds.values()), fold_artifact_ids=folds)
     return ExecutionStep(index, "model", "PLSRegression", artifacts=held, **more)
+
+
+class Whole:
+    def predict(self, X: Any) -> Any:
+        return X
+
+
+def replayed_with(chain: dict[str, Any]) -> list[str]:
+    """Name the artifacts that a replay of the chain loads."""
+    loaded: list[str] = []
+    ChainPredictor(chain, loaded.append)
+    return loaded
 
 
 def save_chain(
@@ -58,8 +72,7 @@ def test_what_is_built_can_be_replayed() -> None:
         ],
         model_step_index=4,
     )
-    plan = ReplayPlan.from_chain(ChainBuilder(trace).build())
-    assert plan.artifact_ids == ["snv", "m", "y_scaler"]
+    assert replayed_with(ChainBuilder(trace).build()) == ["snv", "m", "y_scaler"]
 
 
 def test_skipped_steps_and_steps_after_the_model_are_dropped() -> None:
@@ -99,14 +112,14 @@ def test_a_trace_without_a_model_gives_an_empty_chain(steps: list[ExecutionStep]
     assert chain["fold_artifacts"] == chain["shared_artifacts"] == {}
     assert ChainBuilder(ExecutionTrace(steps=steps)).build_all() == []
     with pytest.raises(ReplayError, match="no fitted model"):
-        ReplayPlan.from_chain(chain)
+        replayed_with(chain)
 
 
 def test_a_model_without_folds_is_shared() -> None:
     step = ExecutionStep(2, "model", "PLS", artifacts=StepArtifacts(primary_artifact_id="m"))
     chain = ChainBuilder(ExecutionTrace(steps=[transform(1, "a"), step])).build()
     assert chain["fold_strategy"] == "shared"
-    assert ReplayPlan.from_chain(chain).artifact_ids == ["a", "m"]
+    assert replayed_with(chain) == ["a", "m"]
 
 
 def test_the_traces_model_is_recognised_without_a_type() -> None:
@@ -155,8 +168,8 @@ def test_branches_are_kept_apart() -> None:
     assert deep["shared_artifacts"] == {"1": ["common"], "2": ["right"], "3": ["deep"]}
     assert deep["branch_path"] == [1, 0]
     assert [step["artifact_ids"] for step in left["steps"]] == [["common"], ["left"], ["m_left"]]
-    assert ReplayPlan.from_chain(deep).artifact_ids == ["common", "right", "deep", "m_deep"]
-    assert ReplayPlan.from_chain(left).artifact_ids == ["common", "left", "m_left"]
+    assert replayed_with(deep) == ["common", "right", "deep", "m_deep"]
+    assert replayed_with(left) == ["common", "left", "m_left"]
 
 
 def test_artifacts_filed_by_branch_are_sorted_out_one_by_one() -> None:
@@ -174,7 +187,7 @@ def test_a_model_on_merged_branches_is_built_but_not_replayed() -> None:
     named = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
     assert {"left", "right", "deep"} <= set(named)
     with pytest.raises(ReplayError, match="merged branches"):
-        ReplayPlan.from_chain(chain)
+        replayed_with(chain)
 
 
 def test_several_sources_are_written_to_the_source_map() -> None:
@@ -182,7 +195,9 @@ def test_several_sources_are_written_to_the_source_map() -> None:
     step = ExecutionStep(1, "transform", "Scaler", artifacts=held)
     chain = ChainBuilder(ExecutionTrace(steps=[step, model(2, {0: "m"})])).build()
     assert chain["shared_artifacts"] == {"1": ["a", "b"], "_source_map": {"1": {"0": ["a"], "1": ["b"]}}}
-    assert ReplayPlan.from_chain(chain).sources == (0, 1)
+    objects = {"a": FunctionTransformer(np.negative), "b": FunctionTransformer(np.square), "m": Whole()}
+    sources = [np.array([[1.0, 2.0]]), np.array([[3.0]])]
+    assert ChainPredictor(chain, objects.__getitem__).predict(sources).tolist() == [[-1.0, -2.0, 9.0]]
 
 
 def test_one_source_needs_no_source_map() -> None:
@@ -202,8 +217,7 @@ def test_a_transformer_fitted_in_each_fold_stays_with_its_fold() -> None:
     step = ExecutionStep(1, "transform", "Scaler", artifacts=held)
     chain = ChainBuilder(ExecutionTrace(steps=[step, model(2, {0: "m0", 1: "m1"})])).build()
     assert chain["shared_artifacts"] == {}
-    plan = ReplayPlan.from_chain(chain)
-    assert plan.artifact_ids == ["s0", "m0", "s1", "m1"]
+    assert replayed_with(chain) == ["s0", "m0", "s1", "m1"]
 
 
 def test_a_step_that_left_nothing_is_stateless_but_a_target_step_never_is() -> None:
@@ -237,4 +251,4 @@ def test_a_stacked_model_is_built_but_not_replayed() -> None:
     chain = ChainBuilder(trace).build()
     assert chain["model_class"] == "Ridge"
     with pytest.raises(ReplayError, match="stacked"):
-        ReplayPlan.from_chain(chain)
+        replayed_with(chain)

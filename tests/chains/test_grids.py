@@ -16,7 +16,7 @@ from sampling import covering
 from sklearn.cross_decomposition import PLSRegression
 
 from nirs_store import WorkspaceStore, load_bundle, record_cross_validation
-from nirs_store.chains.grids import differ, parse_header, same_grid
+from nirs_store.chains.grids import differ, disordered, parse_header, same_grid
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.spectra import read_spectra
 from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch
@@ -288,3 +288,18 @@ def test_wavelengths_may_be_text_and_micrometres(tmp_path: Path) -> None:
             store.replay_chain(chain["chain_id"], X[:3], wavelengths=NM)
         with pytest.warns(RecordingWarning, match="beyond the near infrared"):
             recorded(store, X, wavelengths=CM, wavelength_unit="nm")
+
+
+def test_what_is_in_order_or_falls_as_wavelengths_do_is_not_disordered() -> None:
+    for names in (
+        ["V0", "V1", "V10"],
+        ["2500", "2499"],
+        [2500, 2499],
+        ["R990", "R980"],
+        ["a", "c", "b"],
+        ["x1"],
+        ["a1", "b0"],
+    ):
+        assert disordered(names) is None  # type: ignore[arg-type]
+    assert disordered(["R980", "R990", "R985"]) == "R980, R990, R985"
+    assert disordered(["X1", "X2", "X3", "X5", "X4"]) == "..., X5, X4"

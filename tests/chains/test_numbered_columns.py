@@ -13,7 +13,6 @@ import pytest
 from sklearn.cross_decomposition import PLSRegression
 
 from nirs_store import WorkspaceStore, load_bundle, record_cross_validation
-from nirs_store.chains.grids import disordered
 from nirs_store.errors import ShapeMismatch
 
 X = np.random.default_rng(0).normal(size=(24, 12)).cumsum(1)
@@ -81,18 +80,3 @@ def test_recording_keeps_text_and_refuses_what_it_would_not_keep(tmp_path: Path)
                 record(store, frame, **more)
         with pytest.raises(ShapeMismatch, match="X_test are numbered"):
             record(store, X, X_test=text, y_test=Y)
-
-
-def test_what_is_in_order_or_falls_as_wavelengths_do_is_not_disordered() -> None:
-    for names in (
-        ["V0", "V1", "V10"],
-        ["2500", "2499"],
-        [2500, 2499],
-        ["R990", "R980"],
-        ["a", "c", "b"],
-        ["x1"],
-        ["a1", "b0"],
-    ):
-        assert disordered(names) is None  # type: ignore[arg-type]
-    assert disordered(["R980", "R990", "R985"]) == "R980, R990, R985"
-    assert disordered(["X1", "X2", "X3", "X5", "X4"]) == "..., X5, X4"

@@ -2,12 +2,25 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.compose import ColumnTransformer
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import Ridge, RidgeClassifier
+from sklearn.model_selection import GridSearchCV
+from sklearn.multioutput import MultiOutputClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from nirs_store.chains import operators
+from nirs_store.chains.operators import _inspect
 from nirs_store.chains.plan import ReplayPlan
+from nirs_store.chains.replay import predict, predict_proba, predicted_classes
 from nirs_store.errors import InvalidInput, ReplayError
 
 
@@ -336,3 +349,99 @@ def test_a_plan_is_a_value() -> None:
     assert hash(first) == hash(second)
     assert pickle.loads(pickle.dumps(first)) == first
     assert first != ReplayPlan.from_chain(chain(fold_artifacts={"0": "m0"}))
+
+
+# -- what is known about operators, and kept with the plan -------------------------------------------
+
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(60, 100))
+Y = X @ RNG.normal(size=100)
+ALONE = {"steps": [], "model_step_idx": 9, "fold_artifacts": {"final": "m"}}
+
+
+class NoEstimator:
+    def predict(self, X: Any) -> Any:
+        return X.sum(axis=1)
+
+
+@pytest.mark.parametrize(
+    ("fitted", "trusted"),
+    [
+        (StandardScaler(), True),
+        (StandardScaler(copy=False), False),
+        (make_pipeline(StandardScaler(), PLSRegression(1)), True),
+        (make_pipeline(StandardScaler(copy=False), PLSRegression(1)), False),
+        (FunctionTransformer(np.log1p), False),
+        (make_pipeline(FunctionTransformer(np.log1p), PLSRegression(1)), False),
+        (NoEstimator(), False),
+        (FrozenEstimator(StandardScaler()), True),
+        (FrozenEstimator(make_pipeline(StandardScaler(), Ridge())), True),
+        (FrozenEstimator(make_pipeline(StandardScaler(copy=False), Ridge())), False),
+        (FrozenEstimator(FrozenEstimator(StandardScaler(copy=False))), False),
+        (make_pipeline(FrozenEstimator(StandardScaler(copy=False)), Ridge()), False),
+        (FeatureUnion([("a", FrozenEstimator(FunctionTransformer(np.log1p)))]), False),
+        (ColumnTransformer([("a", FrozenEstimator(StandardScaler(copy=False)), [0])]), False),
+    ],
+)
+def test_only_scikit_learn_is_trusted_to_leave_its_input_alone(fitted: Any, trusted: bool) -> None:
+    assert _inspect(fitted).leaves_input is trusted
+
+
+def test_what_a_search_chose_counts_and_not_only_what_it_began_with() -> None:
+    y = np.arange(6.0)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), Ridge()), {"standardscaler__copy": [False]}, cv=2
+    ).fit(np.arange(12.0).reshape(6, 2), y)
+    assert not _inspect(search).leaves_input
+
+
+def test_a_frozen_pipeline_is_made_of_others() -> None:
+    assert _inspect(FrozenEstimator(Ridge())).plain is False
+    assert _inspect(make_pipeline(StandardScaler(), Ridge())).plain is False
+    assert _inspect(Ridge()).plain is True
+
+
+def test_what_is_known_about_an_operator_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    inspected = operators._inspect
+    monkeypatch.setattr(
+        operators, "_inspect", lambda target: (seen.append(type(target).__name__), inspected(target))[1]
+    )
+    model = PLSRegression(2).fit(X, Y)
+    plan = ReplayPlan.from_chain(ALONE)
+    for _ in range(3):
+        predict(plan, X, lambda _: model)
+    assert seen == ["PLSRegression"]
+
+
+def test_a_plan_keeps_no_spectra_and_no_fitted_objects() -> None:
+    model = PLSRegression(20).fit(X, Y)
+    plan = ReplayPlan.from_chain(ALONE)
+    predict(plan, X, lambda _: model)
+    tracemalloc.start()
+    for _ in range(20):
+        predict(plan, X, lambda _: model)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 50_000
+    assert not any(value is model for value in plan.memory.values())
+
+
+def test_probabilities_and_labels_that_no_model_has_are_refused() -> None:
+    labels = (Y > 0).astype(int)
+    models = {
+        "hard": RidgeClassifier().fit(X, labels),
+        "several": MultiOutputClassifier(KNeighborsClassifier(1)).fit(X, np.column_stack([labels, labels])),
+        "regressor": Ridge().fit(X, Y),
+    }
+    plans = {name: ReplayPlan.from_chain(ALONE | {"fold_artifacts": {0: name, 1: name}}) for name in models}
+    for name, words in (
+        ("hard", r"RidgeClassifier, which has no predict_proba\(\)"),
+        ("several", "single output"),
+        ("regressor", "Ridge, which has no predict_proba"),
+    ):
+        with pytest.raises(ReplayError, match=words):
+            predict_proba(plans[name], X, models.__getitem__)
+    with pytest.raises(ReplayError, match="without one array of classes"):
+        predicted_classes(plans["regressor"], models.__getitem__)

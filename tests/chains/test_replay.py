@@ -25,14 +25,13 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
-from nirs_store.chains.plan import ReplayPlan
-from nirs_store.chains.replay import predict, replay_chain
-from nirs_store.chains.steps import STACKED
+from nirs_store import replay_chain
+from nirs_store.chains.predictor import ChainPredictor
 from nirs_store.errors import ReplayError, ShapeMismatch
 
 
-def plan_of(steps: list[dict[str, Any]], **chain: Any) -> ReplayPlan:
-    return ReplayPlan.from_chain({"steps": steps, "model_step_idx": 9, **chain})
+def chain_of(shelf: Any, steps: list[dict[str, Any]], **more: Any) -> ChainPredictor:
+    return ChainPredictor({"steps": steps, "model_step_idx": 9, **more}, shelf.load)
 
 
 def bits(found: np.ndarray, expected: np.ndarray) -> bool:
@@ -54,23 +53,27 @@ def test_shared_steps_and_a_fold_ensemble_equal_scikit_learn_bit_for_bit(tecator
     Z = scaler.transform(sg.transform(snv.transform(tecator.X)))
     models = [PLSRegression(8).fit(Z[train], tecator.fat[train]) for train in folds(5, tecator)]
     shelf.put(snv=snv, sg=sg, scaler=scaler, **{f"m{i}": model for i, model in enumerate(models)})
-    plan = plan_of(
+    chain = chain_of(
+        shelf,
         [{"step_idx": 0, "artifact_id": "snv"}, {"step_idx": 1, "artifact_ids": ["sg", "scaler"]}],
         fold_artifacts={f"fold_{i}": f"m{i}" for i in range(5)},
         wavelengths=tecator.wavelengths,
     )
     expected = np.mean(np.stack([model.predict(Z) for model in models]), axis=0)
-    assert bits(predict(plan, tecator.X, shelf.load), expected)
+    assert bits(chain.predict(tecator.X), expected)
     assert shelf.changed() == []
 
 
-def test_the_shared_prefix_is_computed_once(tecator: Any) -> None:
+def test_the_shared_prefix_is_computed_once(tecator: Any, shelf: Any) -> None:
     scaler = MagicMock(spec=["transform"])
     scaler.transform.side_effect = lambda X: X * 2
     model = MagicMock(spec=["predict"])
     model.predict.side_effect = lambda X: X[:, 0]
-    plan = plan_of([{"step_idx": 0, "artifact_id": "s"}], fold_artifacts={str(i): f"m{i}" for i in range(4)})
-    predict(plan, tecator.X, lambda key: scaler if key == "s" else model)
+    shelf.loaded.update(s=scaler, **{f"m{i}": model for i in range(4)})
+    chain = chain_of(
+        shelf, [{"step_idx": 0, "artifact_id": "s"}], fold_artifacts={str(i): f"m{i}" for i in range(4)}
+    )
+    chain.predict(tecator.X)
     assert scaler.transform.call_count == 1
     assert model.predict.call_count == 4
 
@@ -79,7 +82,7 @@ def test_models_that_get_the_same_numbers_do_not_look_at_them_again(
     tecator: Any, shelf: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shelf.put(**{f"m{i}": PLSRegression(3).fit(tecator.X, tecator.fat + i) for i in range(3)})
-    plan = plan_of([{"step_idx": 9}], fold_artifacts={f"fold_{i}": f"m{i}" for i in range(3)})
+    chain = chain_of(shelf, [{"step_idx": 9}], fold_artifacts={f"fold_{i}": f"m{i}" for i in range(3)})
     trusted = []
     real = PLSRegression.predict
 
@@ -88,7 +91,7 @@ def test_models_that_get_the_same_numbers_do_not_look_at_them_again(
         return real(self, X, copy)
 
     monkeypatch.setattr(PLSRegression, "predict", watched)
-    predict(plan, tecator.X, shelf.load)
+    chain.predict(tecator.X)
     assert trusted == [True, True, True]
     assert not get_config()["assume_finite"]
 
@@ -108,7 +111,7 @@ def test_the_only_shared_step_does_not_look_at_the_numbers_again(
         return real(self, X, copy)
 
     monkeypatch.setattr(StandardScaler, "transform", watched)
-    predict(plan_of(entries, fold_artifacts={"final": "m"}), tecator.X, shelf.load)
+    chain_of(shelf, entries, fold_artifacts={"final": "m"}).predict(tecator.X)
     # What a first step makes may overflow, so the second looks for itself.
     assert trusted == ([True] if steps == 1 else [False, False])
     assert not get_config()["assume_finite"]
@@ -126,16 +129,16 @@ def test_numbers_too_large_for_32_bits_are_refused_by_a_model_that_reads_such(
     with np.errstate(over="ignore"), pytest.raises(ValueError, match="too large"):
         forest.predict(broken)
     with np.errstate(over="ignore"), pytest.raises(ReplayError, match="too large"):
-        predict(plan_of(steps, fold_artifacts={"final": "m"}), broken, shelf.load)
+        chain_of(shelf, steps, fold_artifacts={"final": "m"}).predict(broken)
 
 
 def test_a_step_that_reads_32_bit_numbers_is_not_given_larger_ones(tecator: Any, shelf: Any) -> None:
     embedding = RandomTreesEmbedding(3, random_state=0, sparse_output=False).fit(tecator.X)
     shelf.put(s=embedding, m=PLSRegression(2).fit(embedding.transform(tecator.X), tecator.fat))
-    plan = plan_of([{"step_idx": 0, "artifact_id": "s"}], fold_artifacts={"final": "m"})
-    assert len(predict(plan, tecator.X, shelf.load)) == len(tecator.X)
+    chain = chain_of(shelf, [{"step_idx": 0, "artifact_id": "s"}], fold_artifacts={"final": "m"})
+    assert len(chain.predict(tecator.X)) == len(tecator.X)
     with np.errstate(over="ignore"), pytest.raises(ReplayError, match="too large"):
-        predict(plan, np.where(np.arange(100) < 9, 1e39, tecator.X), shelf.load)
+        chain.predict(np.where(np.arange(100) < 9, 1e39, tecator.X))
 
 
 def test_a_model_made_of_others_looks_at_the_numbers_between_them(tecator: Any, shelf: Any) -> None:
@@ -143,9 +146,9 @@ def test_a_model_made_of_others_looks_at_the_numbers_between_them(tecator: Any, 
     shelf.put(
         model=make_pipeline(FunctionTransformer(np.log), KNeighborsRegressor(3)).fit(positive, tecator.fat)
     )
-    plan = plan_of([{"step_idx": 9}], fold_artifacts={"final": "model"})
+    chain = chain_of(shelf, [{"step_idx": 9}], fold_artifacts={"final": "model"})
     with np.errstate(invalid="ignore"), pytest.raises(ReplayError, match="NaN"):
-        predict(plan, -positive, shelf.load)
+        chain.predict(-positive)
 
 
 def test_transformers_of_each_fold_equal_the_folds_pipelines(tecator: Any, shelf: Any) -> None:
@@ -158,23 +161,24 @@ def test_transformers_of_each_fold_equal_the_folds_pipelines(tecator: Any, shelf
     ]
     for i, pipeline in enumerate(pipelines):
         shelf.put(**{f"{name}{i}": part for name, (_, part) in zip("spm", pipeline.steps, strict=True)})
-    plan = plan_of(
+    chain = chain_of(
+        shelf,
         [
             {"step_idx": 0, "fold_artifact_ids": {f"fold_{i}": [f"s{i}", f"p{i}"] for i in range(3)}},
         ],
         fold_artifacts={i: f"m{i}" for i in range(3)},
     )
     expected = np.mean(np.stack([pipeline.predict(tecator.X) for pipeline in pipelines]), axis=0)
-    assert bits(predict(plan, tecator.X, shelf.load), expected)
+    assert bits(chain.predict(tecator.X), expected)
 
 
 def test_folds_are_averaged_in_the_order_of_their_number(shelf: Any) -> None:
     # Ten values whose sum depends on the order of the summands; text order would be 0, 1, 10, 2, ...
     constants = [1e16, 1.0, -1e16, 1.0, 3.0, 1e16, 1.0, -1e16, 0.1, 0.2, 0.3]
     shelf.put(**{f"m{i}": Constant(value) for i, value in enumerate(constants)})
-    plan = plan_of([], fold_artifacts={f"fold_{i}": f"m{i}" for i in reversed(range(11))})
+    chain = chain_of(shelf, [], fold_artifacts={f"fold_{i}": f"m{i}" for i in reversed(range(11))})
     expected = np.mean(np.stack([np.full(4, value) for value in constants]), axis=0)
-    assert bits(predict(plan, np.ones((4, 2)), shelf.load), expected)
+    assert bits(chain.predict(np.ones((4, 2))), expected)
 
 
 class Constant:
@@ -188,18 +192,18 @@ class Constant:
 def test_weighted_folds_are_a_weighted_mean(tecator: Any, shelf: Any) -> None:
     models = [PLSRegression(5).fit(tecator.X[t], tecator.fat[t]) for t in folds(3, tecator)]
     shelf.put(**{f"m{i}": model for i, model in enumerate(models)})
-    plan = plan_of(
-        [], fold_artifacts={i: f"m{i}" for i in range(3)}, fold_weights={"fold_0": 2, "1": 0.5, 2: 1}
+    chain = chain_of(
+        shelf, [], fold_artifacts={i: f"m{i}" for i in range(3)}, fold_weights={"fold_0": 2, "1": 0.5, 2: 1}
     )
     stacked = np.stack([model.predict(tecator.X) for model in models])
-    assert bits(predict(plan, tecator.X, shelf.load), np.average(stacked, axis=0, weights=[2, 0.5, 1]))
+    assert bits(chain.predict(tecator.X), np.average(stacked, axis=0, weights=[2, 0.5, 1]))
 
 
 def test_a_refit_is_used_alone(tecator: Any, shelf: Any) -> None:
     refit = PLSRegression(5).fit(tecator.X, tecator.fat)
     shelf.put(m=refit)
-    plan = plan_of([], fold_artifacts={"0": "never asked for", "final": "m"})
-    assert bits(predict(plan, tecator.X, shelf.load), refit.predict(tecator.X))
+    chain = chain_of(shelf, [], fold_artifacts={"0": "never asked for", "final": "m"})
+    assert bits(chain.predict(tecator.X), refit.predict(tecator.X))
 
 
 @pytest.mark.parametrize("n_targets", [1, 3])
@@ -207,7 +211,7 @@ def test_the_output_has_the_shape_that_the_estimator_gives(n_targets: int, tecat
     y = np.column_stack([tecator.fat] * n_targets) + np.arange(n_targets)
     models = [PLSRegression(4).fit(tecator.X[t], y[t]) for t in folds(2, tecator)]
     shelf.put(m0=models[0], m1=models[1])
-    both = predict(plan_of([], fold_artifacts={0: "m0", 1: "m1"}), tecator.X, shelf.load)
+    both = chain_of(shelf, [], fold_artifacts={0: "m0", 1: "m1"}).predict(tecator.X)
     assert both.shape == models[0].predict(tecator.X).shape == (215, n_targets)
 
 
@@ -217,7 +221,8 @@ def test_targets_are_transformed_back_in_reverse_order_after_the_mean(tecator: A
     y = scaler.transform(log.transform(tecator.fat.reshape(-1, 1))).ravel()
     models = [PLSRegression(6).fit(tecator.X[t], y[t]) for t in folds(2, tecator)]
     shelf.put(log=log, scaler=scaler, m0=models[0], m1=models[1])
-    plan = plan_of(
+    chain = chain_of(
+        shelf,
         [
             {"step_idx": 0, "operator_type": "y_processing", "artifact_id": "log"},
             {"step_idx": 1, "operator_type": "y_processing", "artifact_id": "scaler"},
@@ -226,7 +231,7 @@ def test_targets_are_transformed_back_in_reverse_order_after_the_mean(tecator: A
     )
     averaged = np.mean(np.stack([model.predict(tecator.X) for model in models]), axis=0).reshape(-1, 1)
     expected = log.inverse_transform(scaler.inverse_transform(averaged)).ravel()
-    assert bits(predict(plan, tecator.X, shelf.load), expected)
+    assert bits(chain.predict(tecator.X), expected)
     assert shelf.changed() == []
 
 
@@ -240,11 +245,12 @@ def test_targets_that_each_fold_transformed_are_transformed_back_before_the_mean
         model = PLSRegression(6).fit(tecator.X[train], y)
         shelf.put(**{f"y{i}": power, f"m{i}": model})
         predictions.append(power.inverse_transform(model.predict(tecator.X).reshape(-1, 1)).ravel())
-    plan = plan_of(
+    chain = chain_of(
+        shelf,
         [{"step_idx": 0, "operator_type": "y_processing", "fold_artifact_ids": {"0": "y0", "1": "y1"}}],
         fold_artifacts={0: "m0", 1: "m1"},
     )
-    assert bits(predict(plan, tecator.X, shelf.load), np.mean(np.stack(predictions), axis=0))
+    assert bits(chain.predict(tecator.X), np.mean(np.stack(predictions), axis=0))
 
 
 def test_two_dimensional_targets_stay_two_dimensional(tecator: Any, shelf: Any) -> None:
@@ -252,11 +258,12 @@ def test_two_dimensional_targets_stay_two_dimensional(tecator: Any, shelf: Any) 
     scaler = MinMaxScaler().fit(y)
     model = PLSRegression(5).fit(tecator.X, scaler.transform(y))
     shelf.put(scaler=scaler, m=model)
-    plan = plan_of(
+    chain = chain_of(
+        shelf,
         [{"step_idx": 0, "operator_type": "y_processing", "artifact_id": "scaler"}],
         fold_artifacts={"final": "m"},
     )
-    assert bits(predict(plan, tecator.X, shelf.load), scaler.inverse_transform(model.predict(tecator.X)))
+    assert bits(chain.predict(tecator.X), scaler.inverse_transform(model.predict(tecator.X)))
 
 
 def test_a_stack_whose_source_predicts_text_says_so(tecator: Any, shelf: Any) -> None:
@@ -264,10 +271,10 @@ def test_a_stack_whose_source_predicts_text_says_so(tecator: Any, shelf: Any) ->
     shelf.put(knn=KNeighborsClassifier().fit(tecator.X, labels))
     shelf.put(final=Ridge().fit(tecator.X[:, :1], tecator.fat))
     base = {"steps": [], "model_step_idx": 1, "fold_artifacts": {"final": "knn"}, "shared_artifacts": {}}
-    step = {"step_idx": 1, "operator_type": STACKED, "sources": [{"chain": base}]}
-    plan = plan_of([step], model_step_idx=1, fold_artifacts={"final": "final"})
+    step = {"step_idx": 1, "operator_type": "meta_model", "sources": [{"chain": base}]}
+    chain = chain_of(shelf, [step], model_step_idx=1, fold_artifacts={"final": "final"})
     with pytest.raises(ReplayError, match=r"predicts '(fat|lean)'"):
-        predict(plan, tecator.X, shelf.load)
+        chain.predict(tecator.X)
 
 
 def test_feature_augmentation_stacks_each_transform_beside_the_spectra(tecator: Any, shelf: Any) -> None:
@@ -275,11 +282,12 @@ def test_feature_augmentation_stacks_each_transform_beside_the_spectra(tecator: 
     wide = np.hstack([tecator.X, snv.transform(tecator.X), scaler.transform(tecator.X)])
     model = PLSRegression(6).fit(wide, tecator.fat)
     shelf.put(snv=snv, scaler=scaler, m=model)
-    plan = plan_of(
+    chain = chain_of(
+        shelf,
         [{"step_idx": 0, "operator_type": "feature_augmentation", "artifact_ids": ["snv", "scaler"]}],
         fold_artifacts={"final": "m"},
     )
-    assert bits(predict(plan, tecator.X, shelf.load), model.predict(wide))
+    assert bits(chain.predict(tecator.X), model.predict(wide))
 
 
 def test_a_stateless_step_is_rebuilt_from_its_class(tecator: Any, shelf: Any) -> None:
@@ -292,18 +300,18 @@ def test_a_stateless_step_is_rebuilt_from_its_class(tecator: Any, shelf: Any) ->
         "params": {"norm": "l1"},
         "stateless": True,
     }
-    plan = plan_of([step], fold_artifacts={"final": "m"})
-    assert bits(predict(plan, tecator.X, shelf.load), model.predict(Z))
+    chain = chain_of(shelf, [step], fold_artifacts={"final": "m"})
+    assert bits(chain.predict(tecator.X), model.predict(Z))
 
 
 def test_a_frame_gives_the_same_bits_as_its_array(tecator: Any, shelf: Any) -> None:
     model = PLSRegression(10).fit(tecator.X, tecator.fat)
     shelf.put(m=model)
     names = [f"{value:.2f}" for value in tecator.wavelengths]
-    plan = plan_of([], fold_artifacts={"final": "m"}, wavelengths=tecator.wavelengths)
+    chain = chain_of(shelf, [], fold_artifacts={"final": "m"}, wavelengths=tecator.wavelengths)
     expected = model.predict(tecator.X)
     for frame in (pl.DataFrame(tecator.X, schema=names), pd.DataFrame(tecator.X, columns=names)):
-        assert bits(predict(plan, frame, shelf.load), expected)
+        assert bits(chain.predict(frame), expected)
 
 
 NAMED = pd.DataFrame(np.arange(15.0).reshape(5, 3) ** 0.5, columns=["w0", "w1", "w2"])
@@ -324,21 +332,21 @@ def test_a_frame_is_compared_with_the_columns_that_the_first_operator_was_fitted
     wide = scaler.transform(NAMED)
     model = Ridge().fit(np.hstack([wide, NAMED]) if steps is BRANCHED else wide if steps else NAMED, y)
     shelf.put(s=scaler, m=model)
-    plan = plan_of(steps, fold_artifacts={"final": "m"})
-    expected = predict(plan, np.ascontiguousarray(NAMED), shelf.load)
-    assert np.array_equal(predict(plan, NAMED, shelf.load), expected)
-    assert np.array_equal(predict(plan, pd.DataFrame(NAMED.to_numpy()), shelf.load), expected)
+    chain = chain_of(shelf, steps, fold_artifacts={"final": "m"})
+    expected = chain.predict(np.ascontiguousarray(NAMED))
+    assert np.array_equal(chain.predict(NAMED), expected)
+    assert np.array_equal(chain.predict(pd.DataFrame(NAMED.to_numpy())), expected)
     with pytest.raises(ShapeMismatch, match="column 0 is 'w2', expected 'w0'"):
-        predict(plan, NAMED[["w2", "w1", "w0"]], shelf.load)
+        chain.predict(NAMED[["w2", "w1", "w0"]])
 
 
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning")
 def test_a_model_fitted_on_wavelengths_as_text_takes_them_however_they_are_written(shelf: Any) -> None:
-    plan = plan_of([], fold_artifacts={"final": "m"})
     shelf.put(m=Ridge().fit(NAMED.set_axis(["850", "852", "854"], axis=1), np.arange(5.0)))
-    predict(plan, NAMED.set_axis(["850.0", "852.00", "854"], axis=1), shelf.load)
+    chain = chain_of(shelf, [], fold_artifacts={"final": "m"})
+    chain.predict(NAMED.set_axis(["850.0", "852.00", "854"], axis=1))
     with pytest.raises(ShapeMismatch, match="column 1 is '854', expected '852'"):
-        predict(plan, NAMED.set_axis(["850.0", "854", "852"], axis=1), shelf.load)
+        chain.predict(NAMED.set_axis(["850.0", "854", "852"], axis=1))
 
 
 @pytest.mark.parametrize("layout", ["C", "F", "strided", "float32"])
@@ -352,8 +360,8 @@ def test_the_layout_and_type_of_the_array_are_kept(layout: str, tecator: Any, sh
         "strided": np.repeat(tecator.X, 2, axis=1)[:, ::2],
         "float32": tecator.X.astype(np.float32),
     }[layout]
-    plan = plan_of([{"step_idx": 0, "artifact_id": "scaler"}], fold_artifacts={"final": "m"})
-    assert bits(predict(plan, X, shelf.load), model.predict(scaler.transform(X)))
+    chain = chain_of(shelf, [{"step_idx": 0, "artifact_id": "scaler"}], fold_artifacts={"final": "m"})
+    assert bits(chain.predict(X), model.predict(scaler.transform(X)))
 
 
 def test_x_and_the_fitted_objects_never_change(tecator: Any, shelf: Any) -> None:
@@ -362,7 +370,9 @@ def test_x_and_the_fitted_objects_never_change(tecator: Any, shelf: Any) -> None
     pipeline = make_pipeline(StandardScaler(copy=False), PLSRegression(3)).fit(tecator.X.copy(), tecator.fat)
     scaled_y = StandardScaler(copy=False).fit(tecator.fat.reshape(-1, 1).copy())
     shelf.put(first=first, in_place=in_place, m=pipeline, y=scaled_y)
-    plan = plan_of(
+    shelf.put(model=PLSRegression(3).fit(np.hstack([tecator.X] * 2), tecator.fat))
+    chain = chain_of(
+        shelf,
         [
             {"step_idx": 0, "artifact_id": "in_place"},
             {"step_idx": 1, "artifact_id": "first"},
@@ -374,10 +384,9 @@ def test_x_and_the_fitted_objects_never_change(tecator: Any, shelf: Any) -> None
     )
     X = tecator.X.copy()
     before = X.tobytes()
-    shelf.put(model=PLSRegression(3).fit(np.hstack([tecator.X] * 2), tecator.fat))
-    once = predict(plan, X, shelf.load)
+    once = chain.predict(X)
     assert X.tobytes() == before
-    assert bits(predict(plan, X, shelf.load), once)
+    assert bits(chain.predict(X), once)
     Z = StandardScaler().fit(tecator.X).transform(in_place.transform(X.copy()))
     outputs = []
     for own in (in_place, in_place, first):
@@ -385,7 +394,7 @@ def test_x_and_the_fitted_objects_never_change(tecator: Any, shelf: Any) -> None
         outputs.append(shelf.loaded["model"].predict(np.hstack([own_Z, in_place.transform(own_Z.copy())])))
     expected = scaled_y.inverse_transform(np.mean(np.stack(outputs), axis=0).reshape(-1, 1)).ravel()
     assert bits(once, expected)
-    predict(plan_of([], fold_artifacts={"final": "m"}), X, shelf.load)
+    chain_of(shelf, [], fold_artifacts={"final": "m"}).predict(X)
     assert X.tobytes() == before
     assert shelf.changed() == []
 

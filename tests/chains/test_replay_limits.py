@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-import tracemalloc
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -15,13 +14,12 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
-from nirs_store.chains.plan import ReplayPlan
-from nirs_store.chains.replay import predict
+from nirs_store.chains.predictor import ChainPredictor
 from nirs_store.errors import InvalidInput, ReplayError, ShapeMismatch
 
 
-def plan_of(steps: list[dict[str, Any]], **chain: Any) -> ReplayPlan:
-    return ReplayPlan.from_chain({"steps": steps, "model_step_idx": 9, **chain})
+def chain_of(load: Any, steps: list[dict[str, Any]], **more: Any) -> ChainPredictor:
+    return ChainPredictor({"steps": steps, "model_step_idx": 9, **more}, load)
 
 
 def bits(found: np.ndarray, expected: np.ndarray) -> bool:
@@ -39,15 +37,15 @@ def test_missing_values_are_refused_unless_the_operator_allows_them(tecator: Any
     X = tecator.X.copy()
     X[[3, 7], 50] = np.nan
     with pytest.raises(InvalidInput, match=r"2 of 215 samples \(rows 3, 7\).*Step 9"):
-        predict(plan_of([], fold_artifacts={"final": "m"}), X, shelf.load)
+        chain_of(shelf.load, [], fold_artifacts={"final": "m"}).predict(X)
     with pytest.raises(InvalidInput, match="Step 9"):
-        predict(
-            plan_of([{"step_idx": 0, "artifact_id": "scaler"}], fold_artifacts={"final": "m"}), X, shelf.load
-        )
-    imputed = plan_of([{"step_idx": 0, "artifact_id": "imputer"}], fold_artifacts={"final": "m"})
-    assert bits(predict(imputed, X, shelf.load), model.predict(imputer.transform(X)))
-    alone = plan_of([], fold_artifacts={"final": "forest"})
-    assert bits(predict(alone, X, shelf.load), forest.predict(X))
+        chain_of(
+            shelf.load, [{"step_idx": 0, "artifact_id": "scaler"}], fold_artifacts={"final": "m"}
+        ).predict(X)
+    imputed = chain_of(shelf.load, [{"step_idx": 0, "artifact_id": "imputer"}], fold_artifacts={"final": "m"})
+    assert bits(imputed.predict(X), model.predict(imputer.transform(X)))
+    alone = chain_of(shelf.load, [], fold_artifacts={"final": "forest"})
+    assert bits(alone.predict(X), forest.predict(X))
 
 
 def test_infinities_are_refused(tecator: Any, shelf: Any) -> None:
@@ -55,7 +53,7 @@ def test_infinities_are_refused(tecator: Any, shelf: Any) -> None:
     X = tecator.X.copy()
     X[0, 0] = np.inf
     with pytest.raises(InvalidInput, match="NaN or infinities in 1 of 215"):
-        predict(plan_of([], fold_artifacts={"final": "m"}), X, shelf.load)
+        chain_of(shelf.load, [], fold_artifacts={"final": "m"}).predict(X)
 
 
 def test_values_that_turn_nan_on_the_way_name_the_step(tecator: Any, shelf: Any) -> None:
@@ -63,13 +61,13 @@ def test_values_that_turn_nan_on_the_way_name_the_step(tecator: Any, shelf: Any)
     shelf.put(snv=snv, m=PLSRegression(2).fit(snv.transform(tecator.X), tecator.fat))
     X = tecator.X.copy()
     X[5] = 1.0
-    plan = plan_of([{"step_idx": 0, "artifact_id": "snv"}], fold_artifacts={"final": "m"})
+    chain = chain_of(shelf.load, [{"step_idx": 0, "artifact_id": "snv"}], fold_artifacts={"final": "m"})
     with (
         np.errstate(invalid="ignore"),
         pytest.warns(UserWarning, match="SNV"),
         pytest.raises(InvalidInput, match=r"before Step 9.*\(rows 5\)"),
     ):
-        predict(plan, X, shelf.load)
+        chain.predict(X)
 
 
 def test_a_wrong_number_of_channels_says_expected_and_found(tecator: Any, shelf: Any) -> None:
@@ -77,11 +75,11 @@ def test_a_wrong_number_of_channels_says_expected_and_found(tecator: Any, shelf:
     steps = [
         {"step_idx": 0, "operator_class": "sklearn.preprocessing.StandardScaler", "artifact_id": "scaler"}
     ]
-    plan = plan_of(steps, fold_artifacts={"final": "m"})
+    chain = chain_of(shelf.load, steps, fold_artifacts={"final": "m"})
     with pytest.raises(
         ShapeMismatch, match=r"Step 0 \(StandardScaler\) was fitted on 100 channels, but gets 99"
     ):
-        predict(plan, tecator.X[:, 1:], shelf.load)
+        chain.predict(tecator.X[:, 1:])
 
 
 def test_what_an_operator_raises_is_reported_with_its_step_and_cause(shelf: Any) -> None:
@@ -89,11 +87,11 @@ def test_what_an_operator_raises_is_reported_with_its_step_and_cause(shelf: Any)
         def predict(self, X: Any) -> Any:
             raise KeyError("lamp")
 
-    plan = plan_of([], fold_artifacts={"final": "m"}, model_class="lab.Failing")
+    chain = chain_of(lambda _: Failing(), [], fold_artifacts={"final": "m"}, model_class="lab.Failing")
     with pytest.raises(
         ReplayError, match=r"Step 9 \(Failing\) failed on input of shape \(2, 3\): KeyError"
     ) as caught:
-        predict(plan, np.ones((2, 3)), lambda _: Failing())
+        chain.predict(np.ones((2, 3)))
     assert isinstance(caught.value.__cause__, KeyError)
 
 
@@ -108,7 +106,7 @@ def test_a_lack_of_memory_and_typed_errors_come_through_as_they_are(error: Excep
     objects["y"].inverse_transform.side_effect = fail
     steps = [{"step_idx": 0, "operator_type": "y_processing", "artifact_id": "y"}]
     with pytest.raises(type(error)) as caught:
-        predict(plan_of(steps, fold_artifacts={"final": "m"}), np.ones((2, 3)), objects.__getitem__)
+        chain_of(objects.__getitem__, steps, fold_artifacts={"final": "m"}).predict(np.ones((2, 3)))
     assert caught.value is error
 
 
@@ -117,7 +115,7 @@ def test_an_error_of_loading_comes_through_as_it_is() -> None:
         raise FileNotFoundError(artifact_id)
 
     with pytest.raises(FileNotFoundError, match="m"):
-        predict(plan_of([], fold_artifacts={"final": "m"}), np.ones((2, 3)), load)
+        chain_of(load, [], fold_artifacts={"final": "m"}).predict(np.ones((2, 3)))
 
 
 def test_predictions_of_different_shapes_are_not_averaged(shelf: Any) -> None:
@@ -126,18 +124,18 @@ def test_predictions_of_different_shapes_are_not_averaged(shelf: Any) -> None:
         flat=RandomForestRegressor(2).fit(X, y), column=PLSRegression(1).fit(X, np.column_stack([y, y]))
     )
     with pytest.raises(ReplayError, match="different shapes"):
-        predict(plan_of([], fold_artifacts={0: "flat", 1: "column"}), X, shelf.load)
+        chain_of(shelf.load, [], fold_artifacts={0: "flat", 1: "column"}).predict(X)
 
 
-def test_many_threads_can_share_a_plan(tecator: Any, shelf: Any) -> None:
+def test_many_threads_can_share_a_chain(tecator: Any, shelf: Any) -> None:
     scaler, model = StandardScaler().fit(tecator.X), PLSRegression(8).fit(tecator.X, tecator.fat)
     shelf.put(scaler=scaler, m=model)
-    plan = plan_of([{"step_idx": 0, "artifact_id": "scaler"}], fold_artifacts={"final": "m"})
+    chain = chain_of(shelf.load, [{"step_idx": 0, "artifact_id": "scaler"}], fold_artifacts={"final": "m"})
     expected = model.predict(scaler.transform(tecator.X))
     found: list[bool] = []
 
     def work() -> None:
-        found.extend(bits(predict(plan, tecator.X, shelf.load), expected) for _ in range(10))
+        found.extend(bits(chain.predict(tecator.X), expected) for _ in range(10))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -145,33 +143,3 @@ def test_many_threads_can_share_a_plan(tecator: Any, shelf: Any) -> None:
     for thread in threads:
         thread.join()
     assert found == [True] * 40
-
-
-def test_what_is_known_about_an_operator_is_found_out_once(
-    tecator: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from nirs_store.chains import operators
-
-    seen: list[str] = []
-    inspected = operators._inspect
-    monkeypatch.setattr(
-        operators, "_inspect", lambda target: (seen.append(type(target).__name__), inspected(target))[1]
-    )
-    model = PLSRegression(2).fit(tecator.X, tecator.fat)
-    plan = plan_of([], fold_artifacts={"final": "m"})
-    for _ in range(3):
-        predict(plan, tecator.X, lambda _: model)
-    assert seen == ["PLSRegression"]
-
-
-def test_a_plan_keeps_no_spectra_and_no_fitted_objects(tecator: Any) -> None:
-    model = PLSRegression(20).fit(tecator.X, tecator.fat)
-    plan = plan_of([], fold_artifacts={"final": "m"})
-    predict(plan, tecator.X, lambda _: model)
-    tracemalloc.start()
-    for _ in range(20):
-        predict(plan, tecator.X, lambda _: model)
-    kept, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert kept < 50_000
-    assert not any(value is model for value in plan.memory.values())

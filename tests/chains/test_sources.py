@@ -8,8 +8,7 @@ import pytest
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-from nirs_store.chains.plan import ReplayPlan
-from nirs_store.chains.replay import predict
+from nirs_store.chains.predictor import ChainPredictor
 from nirs_store.errors import ShapeMismatch
 
 
@@ -18,16 +17,15 @@ def parts(tecator: Any) -> list[np.ndarray]:
     return [tecator.X[:, :60], tecator.X[:, 60:]]
 
 
-def plan_of(steps: list[dict[str, Any]], shared: dict[str, Any], **chain: Any) -> ReplayPlan:
-    return ReplayPlan.from_chain(
-        {
-            "steps": steps,
-            "shared_artifacts": shared,
-            "model_step_idx": 9,
-            "fold_artifacts": {"final": "m"},
-            **chain,
-        }
-    )
+def chain_of(shelf: Any, steps: list[dict[str, Any]], shared: dict[str, Any], **more: Any) -> ChainPredictor:
+    chain = {
+        "steps": steps,
+        "shared_artifacts": shared,
+        "model_step_idx": 9,
+        "fold_artifacts": {"final": "m"},
+        **more,
+    }
+    return ChainPredictor(chain, shelf.load)
 
 
 def test_sources_are_transformed_apart_and_merged_for_the_model(parts: Any, tecator: Any, shelf: Any) -> None:
@@ -35,10 +33,10 @@ def test_sources_are_transformed_apart_and_merged_for_the_model(parts: Any, teca
     wide = np.hstack([left.transform(parts[0]), right.transform(parts[1])])
     model = PLSRegression(5).fit(wide, tecator.fat)
     shelf.put(left=left, right=right, m=model)
-    plan = plan_of([{"step_idx": 0}], {"_source_map": {"0": {"1": ["right"], "0": ["left"]}}})
+    chain = chain_of(shelf, [{"step_idx": 0}], {"_source_map": {"0": {"1": ["right"], "0": ["left"]}}})
     expected = model.predict(wide).tobytes()
-    assert predict(plan, parts, shelf.load).tobytes() == expected
-    assert predict(plan, {"1": parts[1], 0: parts[0]}, shelf.load).tobytes() == expected
+    assert chain.predict(parts).tobytes() == expected
+    assert chain.predict({"1": parts[1], 0: parts[0]}).tobytes() == expected
 
 
 def test_sources_are_merged_at_the_first_step_without_a_source_map(
@@ -49,13 +47,14 @@ def test_sources_are_merged_at_the_first_step_without_a_source_map(
     both = StandardScaler().fit(wide)
     models = [PLSRegression(k).fit(both.transform(wide), tecator.fat) for k in (3, 6)]
     shelf.put(left=left, right=right, both=both, m0=models[0], m1=models[1])
-    plan = plan_of(
+    chain = chain_of(
+        shelf,
         [{"step_idx": 0}, {"step_idx": 1, "artifact_id": "both"}],
         {"_source_map": {0: {0: ["left"], 1: ["right"]}}},
         fold_artifacts={0: "m0", 1: "m1"},
     )
     expected = np.mean(np.stack([model.predict(both.transform(wide)) for model in models]), axis=0)
-    assert predict(plan, parts, shelf.load).tobytes() == expected.tobytes()
+    assert chain.predict(parts).tobytes() == expected.tobytes()
 
 
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning")
@@ -69,18 +68,18 @@ def test_the_columns_of_each_source_are_compared_with_those_of_its_own_operator(
     left, right = StandardScaler().fit(frames[0]), MinMaxScaler().fit(frames[1])
     wide = np.hstack([left.transform(frames[0]), right.transform(frames[1])])
     shelf.put(left=left, right=right, m=PLSRegression(5).fit(wide, tecator.fat))
-    plan = plan_of([{"step_idx": 0}], {"_source_map": {"0": {"0": ["left"], "1": ["right"]}}})
-    assert np.array_equal(predict(plan, frames, shelf.load), predict(plan, parts, shelf.load))
+    chain = chain_of(shelf, [{"step_idx": 0}], {"_source_map": {"0": {"0": ["left"], "1": ["right"]}}})
+    assert np.array_equal(chain.predict(frames), chain.predict(parts))
     with pytest.raises(ShapeMismatch, match=r"Source 1 of X are not those .* column 0 is 'b39'"):
-        predict(plan, [frames[0], frames[1].iloc[:, ::-1]], shelf.load)
+        chain.predict([frames[0], frames[1].iloc[:, ::-1]])
 
 
 def test_sources_without_any_source_map_are_merged_at_once(parts: Any, tecator: Any, shelf: Any) -> None:
     scaler = StandardScaler().fit(tecator.X)
     model = PLSRegression(5).fit(scaler.transform(tecator.X), tecator.fat)
     shelf.put(scaler=scaler, m=model)
-    plan = plan_of([{"step_idx": 0}], {"0": "scaler"}, wavelengths=tecator.wavelengths)
-    assert np.array_equal(predict(plan, parts, shelf.load), predict(plan, tecator.X, shelf.load))
+    chain = chain_of(shelf, [{"step_idx": 0}], {"0": "scaler"}, wavelengths=tecator.wavelengths)
+    assert np.array_equal(chain.predict(parts), chain.predict(tecator.X))
 
 
 def test_an_empty_list_passes_a_source_on(parts: Any, tecator: Any, shelf: Any) -> None:
@@ -88,8 +87,8 @@ def test_an_empty_list_passes_a_source_on(parts: Any, tecator: Any, shelf: Any) 
     wide = np.hstack([parts[0], right.transform(parts[1])])
     model = PLSRegression(5).fit(wide, tecator.fat)
     shelf.put(right=right, m=model)
-    plan = plan_of([{"step_idx": 0}], {"_source_map": {"0": {"0": [], "1": ["right"]}}})
-    assert predict(plan, parts, shelf.load).tobytes() == model.predict(wide).tobytes()
+    chain = chain_of(shelf, [{"step_idx": 0}], {"_source_map": {"0": {"0": [], "1": ["right"]}}})
+    assert chain.predict(parts).tobytes() == model.predict(wide).tobytes()
 
 
 def test_each_source_is_augmented_by_its_own_transforms(parts: Any, tecator: Any, shelf: Any) -> None:
@@ -97,32 +96,35 @@ def test_each_source_is_augmented_by_its_own_transforms(parts: Any, tecator: Any
     wide = np.hstack([parts[0], left.transform(parts[0]), parts[1], right.transform(parts[1])])
     model = PLSRegression(5).fit(wide, tecator.fat)
     shelf.put(left=left, right=right, m=model)
-    plan = plan_of(
+    chain = chain_of(
+        shelf,
         [{"step_idx": 0, "operator_type": "feature_augmentation"}],
         {"_source_map": {"0": {"0": ["left"], "1": ["right"]}}},
     )
-    assert predict(plan, parts, shelf.load).tobytes() == model.predict(wide).tobytes()
+    assert chain.predict(parts).tobytes() == model.predict(wide).tobytes()
 
 
 def test_one_source_is_used_alone(parts: Any, tecator: Any, shelf: Any) -> None:
     left, right = StandardScaler().fit(parts[0]), MinMaxScaler().fit(parts[1])
     model = PLSRegression(5).fit(right.transform(parts[1]), tecator.fat)
     shelf.put(left=left, right=right, m=model)
-    plan = plan_of([{"step_idx": 0}], {"_source_map": {"0": {"0": ["left"], "1": ["right"]}}}, source_index=1)
+    chain = chain_of(
+        shelf, [{"step_idx": 0}], {"_source_map": {"0": {"0": ["left"], "1": ["right"]}}}, source_index=1
+    )
     expected = model.predict(right.transform(parts[1])).tobytes()
-    assert predict(plan, parts, shelf.load).tobytes() == expected
-    assert predict(plan, parts[1], shelf.load).tobytes() == expected
+    assert chain.predict(parts).tobytes() == expected
+    assert chain.predict(parts[1]).tobytes() == expected
     assert shelf.asked["left"] == 0
 
 
 def test_exchanged_sources_are_refused(parts: Any, tecator: Any, shelf: Any) -> None:
     shelf.put(left=StandardScaler().fit(parts[0]), right=StandardScaler().fit(parts[1]), m=PLSRegression())
-    plan = plan_of([{"step_idx": 0}], {"_source_map": {"0": {"0": ["left"], "1": ["right"]}}})
+    chain = chain_of(shelf, [{"step_idx": 0}], {"_source_map": {"0": {"0": ["left"], "1": ["right"]}}})
     with pytest.raises(ShapeMismatch, match="fitted on 60 channels, but gets 40"):
-        predict(plan, parts[::-1], shelf.load)
+        chain.predict(parts[::-1])
 
 
-def test_wavelengths_of_a_source_reach_its_operator(parts: Any, tecator: Any) -> None:
+def test_wavelengths_of_a_source_reach_its_operator(parts: Any, tecator: Any, shelf: Any) -> None:
     class First:
         def transform(self, X: Any, wavelengths: Any) -> Any:
             return np.full((len(X), 1), wavelengths[0])
@@ -131,7 +133,7 @@ def test_wavelengths_of_a_source_reach_its_operator(parts: Any, tecator: Any) ->
         def predict(self, X: Any, wavelengths: Any) -> Any:
             return np.column_stack([X, np.full(len(X), len(wavelengths))])
 
-    load = {"a": First(), "m": Merged()}.__getitem__
-    plan = plan_of([{"step_idx": 0}], {"_source_map": {"0": {"0": ["a"], "1": ["a"]}}})
+    shelf.loaded.update(a=First(), m=Merged())
+    chain = chain_of(shelf, [{"step_idx": 0}], {"_source_map": {"0": {"0": ["a"], "1": ["a"]}}})
     grids = [tecator.wavelengths[:60], tecator.wavelengths[60:]]
-    assert predict(plan, parts, load, wavelengths=grids)[0].tolist() == [grids[0][0], grids[1][0], 100.0]
+    assert chain.predict(parts, wavelengths=grids)[0].tolist() == [grids[0][0], grids[1][0], 100.0]

@@ -13,9 +13,8 @@ from sklearn.dummy import DummyRegressor
 from sklearn.model_selection import KFold, RepeatedKFold, ShuffleSplit
 
 from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
-from nirs_store.choosing import CODES, compare_errors, review
-from nirs_store.choosing.pairs import paired_p_value
-from nirs_store.choosing.review import Material
+from nirs_store.choosing.pairs import compare_errors, paired_p_value
+from nirs_store.choosing.review import CODES, Material, review
 from nirs_store.errors import InvalidInput, UnknownId
 
 MEAT = load_tecator()

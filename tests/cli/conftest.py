@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from clikit import invoke as invoke_program
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from nirs_store import CrossValidationResult, WorkspaceStore, load_tecator, record_cross_validation
-from nirs_store.cli._app import app
 from nirs_store.datasets import Tecator
 
 Run = Callable[..., Result]
@@ -76,7 +76,7 @@ def run(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("NIRS_STORE_WORKSPACE", str(recorded.path))
 
     def invoke(*args: object, expect: int = 0, input: str | None = None) -> Result:
-        result = CliRunner().invoke(app, [str(arg) for arg in args], prog_name="nirs-store", input=input)
+        result = invoke_program(*args, input=input)
         assert result.exit_code == expect, (result.output, result.exception)
         return result
 

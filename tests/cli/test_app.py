@@ -6,18 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner
+from clikit import invoke, program
 
 import nirs_store
-from nirs_store.cli._app import _COMMANDS, app
 from nirs_store.errors import NotAWorkspace, WriteFailed
 
+CONTEXT = click.Context(program)
 HEAVY = {"numpy", "duckdb", "polars", "pyarrow", "sklearn", "scipy", "matplotlib", "rich", "joblib"}
 
 
@@ -27,10 +26,9 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def test_the_help_lists_every_command_with_its_line() -> None:
-    shown = CliRunner().invoke(app, ["--help"]).output
-    for name, (_, words) in _COMMANDS.items():
-        assert f"{name} " in shown
-        assert words in shown
+    shown = " ".join(invoke("--help").output.split())
+    for command in program.shell_complete(CONTEXT, ""):
+        assert f" {command.value} {command.help}" in shown
 
 
 def loaded_by(*args: str) -> set[str]:
@@ -56,12 +54,13 @@ def test_the_help_loads_no_scientific_package_and_no_command() -> None:
     assert not commands_in(loaded)
 
 
-@pytest.mark.parametrize("name", _COMMANDS)
+@pytest.mark.parametrize("name", program.list_commands(CONTEXT))
 def test_every_command_has_a_help_of_its_own(name: str, run: Any) -> None:
     shown = run(name, "--help").output
     assert f"nirs-store {name}" in shown
-    module, _, attribute = _COMMANDS[name][0].partition(":")
-    command = getattr(import_module(module), attribute)
+    command = program.get_command(CONTEXT, name)
+    assert command is not None
+    assert command.help is not None
     assert len(command.help.splitlines()[0]) > 20
     assert command.name == name
 
@@ -105,15 +104,13 @@ def test_an_error_is_one_plain_line_with_the_exit_code_of_its_class(tmp_path: Pa
 
 
 def _groups() -> list[str]:
-    context = click.Context(app)
-    return [
-        name for name in app.list_commands(context) if isinstance(app.get_command(context, name), click.Group)
-    ]
+    names = program.list_commands(CONTEXT)
+    return [name for name in names if isinstance(program.get_command(CONTEXT, name), click.Group)]
 
 
 @pytest.mark.parametrize("group", _groups())
 def test_every_group_and_every_command_in_it_takes_debug(group: str) -> None:
-    found = app.get_command(click.Context(app), group)
+    found = program.get_command(CONTEXT, group)
     assert isinstance(found, click.Group)
     for command in (found, *found.commands.values()):
         assert [o for parameter in command.params for o in parameter.opts].count("--debug") == 1, command.name
@@ -122,7 +119,7 @@ def test_every_group_and_every_command_in_it_takes_debug(group: str) -> None:
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_debug_lets_the_error_through_wherever_it_is_written(place: str, tmp_path: Path) -> None:
     call = ["runs", "-w", str(tmp_path / "nowhere")]
-    result = CliRunner().invoke(app, ["--debug", *call] if place == "before" else [*call, "--debug"])
+    result = invoke(*(["--debug", *call] if place == "before" else [*call, "--debug"]))
     assert isinstance(result.exception, NotAWorkspace)
 
 
@@ -151,9 +148,9 @@ def test_an_error_of_the_operating_system_names_the_file(
 
 def test_no_color_takes_the_colours_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call = ["runs", "-w", str(tmp_path)]
-    assert "\x1b[" in CliRunner().invoke(app, call, color=True).stderr
+    assert "\x1b[" in invoke(*call, color=True).stderr
     monkeypatch.setenv("NO_COLOR", "1")
-    assert "\x1b[" not in CliRunner().invoke(app, call, color=True).stderr
+    assert "\x1b[" not in invoke(*call, color=True).stderr
 
 
 def test_the_shell_completes_commands_with_their_help_and_options() -> None:
@@ -163,7 +160,7 @@ def test_the_shell_completes_commands_with_their_help_and_options() -> None:
             "COMP_WORDS": words,
             "COMP_CWORD": str(position),
         }
-        return CliRunner().invoke(app, prog_name="nirs-store", env=environment).output
+        return invoke(env=environment).output
 
     words = complete("zsh_complete", "nirs-store l", 1)
     assert "Show the log of a pipeline or a run." in words

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from click.testing import CliRunner
+from clikit import invoke
 
 from nirs_store import WorkspaceStore, load_tecator
 from nirs_store.cli import main
-from nirs_store.cli._app import app
 
 MEAT = load_tecator()
 
@@ -32,7 +31,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         pass
 
     def call(*arguments: str, code: int = 0) -> str:
-        told = CliRunner().invoke(app, [*arguments, "--workspace", "workspace"])
+        told = invoke(*arguments, "--workspace", "workspace")
         assert told.exit_code == code, told.output
         return told.stdout if code == 0 else told.output
 

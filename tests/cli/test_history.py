@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from clikit import invoke
 from storekit import whole_pipeline
 
 from nirs_store import WorkspaceStore
-from nirs_store.cli._app import app
 
 
 class Workspace:
@@ -27,7 +27,7 @@ class Workspace:
                 self.runs.append(run_id)
 
     def run(self, *arguments: str, code: int = 0) -> Result:
-        result = CliRunner().invoke(app, [*arguments, "-w", str(self.path)])
+        result = invoke(*arguments, "-w", self.path)
         assert result.exit_code == code, result.output
         return result
 

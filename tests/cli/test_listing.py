@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from nirs_store import WorkspaceStore
-from nirs_store.cli._workspace import find
 from nirs_store.errors import InvalidInput, UnknownId
 
 
@@ -118,12 +117,10 @@ def test_an_unknown_id_is_exit_code_3(run: Any) -> None:
     assert "has the id 'deadbeef'" in run("show", "deadbeef", expect=3).stderr
 
 
-def test_a_beginning_that_fits_several_is_ambiguous(recorded: Any) -> None:
-    with WorkspaceStore(recorded.path, create=False) as store:
-        with pytest.raises(InvalidInput, match="fits 2 chains"):
-            find(store, recorded.chains["better"].chain_id[:4], ["chain"])
-        with pytest.raises(UnknownId):
-            find(store, recorded.chains["better"].chain_id[-3:], ["chain"])
+def test_a_beginning_that_fits_several_is_ambiguous(run: Any, recorded: Any) -> None:
+    chain = recorded.chains["better"].chain_id
+    assert "fits 2 chains" in run("review", chain[:4], expect=InvalidInput.exit_code).stderr
+    assert f"'{chain[-3:]}'" in run("review", chain[-3:], expect=UnknownId.exit_code).stderr
 
 
 def test_logs_of_a_chain_are_those_of_its_pipeline(run: Any, run_json: Any, recorded: Any) -> None:

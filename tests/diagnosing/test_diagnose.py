@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
-from nirs_store.diagnosing import diagnose, transform
+from nirs_store.diagnosing.diagnose import diagnose
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 
 MEAT = load_tecator()
@@ -46,7 +46,7 @@ def test_a_pls_after_preprocessing_is_diagnosed_at_its_input(store: WorkspaceSto
     chain = record(make_pipeline(StandardScaler(), PLSRegression(5)))
     scaler = StandardScaler().fit(X)
     pls = PLSRegression(5).fit(scaler.transform(X), Y)
-    assert np.array_equal(transform(store, chain, MEAT.X), scaler.transform(MEAT.X))
+    assert np.array_equal(store.transform(chain, MEAT.X), scaler.transform(MEAT.X))
     found = diagnose(store, chain, X, Y, sample_ids=[f"S{i}" for i in range(120)])
     assert found.is_calibration
     assert found.space == "PLS"

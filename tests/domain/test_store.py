@@ -36,7 +36,6 @@ from nirs_store import (
     record_cross_validation,
     record_stacking,
 )
-from nirs_store.domain import DOMAIN
 from nirs_store.errors import ArtifactMissing, BundleInvalid, InvalidInput, OutlierWarning, UnknownId
 
 meat = load_tecator()
@@ -70,7 +69,7 @@ def quiet(store: Any, chain: str, spectra: Any = NEW, **options: Any) -> pl.Data
 def without_domain(store: Any, chain_id: str) -> str:
     """Return a copy of a chain as an older version would have recorded it, with its predictions."""
     chain = store.get_chain(chain_id)
-    about = {key: value for key, value in chain["metadata"].items() if key != DOMAIN}
+    about = {key: value for key, value in chain["metadata"].items() if key != "domain_artifact"}
     with store.run("old") as run, run.pipeline("old", dataset_name="meat") as pipeline:
         old = store.save_chain(
             pipeline.pipeline_id, chain["steps"], chain["model_step_idx"], chain["model_class"],
@@ -304,7 +303,7 @@ def test_a_stack_that_sees_no_spectra_never_calls_them_inside(
 @pytest.mark.takes_over
 def test_the_domain_lives_as_long_as_its_chain(store: WorkspaceStore, tmp_path: Path) -> None:
     chain = record(store)
-    named = store.get_chain(chain)["metadata"][DOMAIN]
+    named = store.get_chain(chain)["metadata"]["domain_artifact"]
     store.gc_artifacts(grace_seconds=0)
     frame = quiet(store, chain)
     store.archive(tmp_path / "all.tar.gz")
@@ -315,7 +314,7 @@ def test_the_domain_lives_as_long_as_its_chain(store: WorkspaceStore, tmp_path: 
         assert not other.check(read_data=True).findings
     replaced = without_domain(store, chain)
     store.add_domain(replaced, X, y)
-    first = store.get_chain(replaced)["metadata"][DOMAIN]
+    first = store.get_chain(replaced)["metadata"]["domain_artifact"]
     store.delete_chain(chain)
     store.gc_artifacts(grace_seconds=0)
     assert quiet(store, replaced)["flags"].to_list() == frame["flags"].to_list()
@@ -339,7 +338,7 @@ def test_a_chain_cannot_name_a_domain_that_is_not_there(store: WorkspaceStore) -
     ):
         store.save_chain(
             pipeline.pipeline_id, chain["steps"], chain["model_step_idx"], chain["model_class"], "", "per_fold",
-            chain["fold_artifacts"], {}, metadata={DOMAIN: "0" * 64},
+            chain["fold_artifacts"], {}, metadata={"domain_artifact": "0" * 64},
         )  # fmt: skip
 
 

@@ -25,6 +25,11 @@ from nirs_store.store import WorkspaceStore
 
 Y_TRUE = np.array([1.0, 2.0, 3.0, 4.0])
 ROOT = Path(__file__).parents[2]
+# What cannot be the folder of a workspace.
+NO_FOLDERS: list[Any] = [
+    None, 5, b"bytes", "", "a\0b", os.fsdecode(b"caf\xe9"), os.fsdecode(b"caf\xe9/below"), "x" * 256, "é" * 128,
+    "deep/" * 1000, "~nobody-of-that-name/ws", "what?", "what?/below", *([] if os.name == "nt" else ["C:\\wheat"]),
+]  # fmt: skip
 
 
 # -- something to record -----------------------------------------------------------------------

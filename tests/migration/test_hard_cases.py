@@ -15,10 +15,10 @@ from typing import Any
 import duckdb
 import polars as pl
 import pytest
+from clikit import check
 
 from nirs_store import WorkspaceStore, load_tecator, migrate_nirs4all
 from nirs_store.errors import ForeignCatalog, InvalidInput, NotAWorkspace, ReplayError, StoreBusy
-from nirs_store.maintenance.check import check_workspace
 
 SQL = Callable[..., list[Any]]
 CHECKOUT = Path(__file__).parents[2]
@@ -60,14 +60,14 @@ def test_a_killed_migration_is_finished_by_running_it_again(
     )
     assert killed.returncode != 0
     # Files that no row names yet are a warning, as after every kill; nothing is broken.
-    assert check_workspace(target).errors == ()
+    assert check(target).errors == ()
     whole = migrate_nirs4all(small, target)
     assert whole.verified
     assert whole.counts["runs"].present == 2
     assert sum(counts.added for counts in whole.counts.values()) > 0
     for counts in whole.counts.values():
         assert counts.added + counts.present == counts.found - counts.left_out
-    assert check_workspace(target, read_data=True).errors == ()
+    assert check(target, read_data=True).errors == ()
     assert fingerprint(small) == before
 
 
@@ -139,7 +139,7 @@ def test_a_chain_that_has_lost_a_model_never_predicts_with_the_others(
     report = migrate_nirs4all(small, tmp_path / "ours")
     assert report.verified
     assert left(report)["chains: an artifact of it is lost; it came over, but cannot predict as it did"] == 1
-    assert check_workspace(tmp_path / "ours").ok
+    assert check(tmp_path / "ours").ok
     with WorkspaceStore(tmp_path / "ours", read_only=True) as store:
         chain = store.get_chain(chain_id)
         assert chain is not None

@@ -15,7 +15,6 @@ import pytest
 
 from nirs_store import WorkspaceStore, migrate_nirs4all
 from nirs_store.errors import ReplayError, SerializationError
-from nirs_store.maintenance.check import check_workspace
 
 pytestmark = pytest.mark.filterwarnings(
     # The models were fitted with the scikit-learn of their day.
@@ -49,7 +48,7 @@ def test_everything_comes_over_and_is_verified(migrated: Any) -> None:
         for table, count in expected.items():
             name = {"arrays": "prediction_arrays"}.get(table, table)
             assert store.sql(f"SELECT count(*) AS n FROM {name}")["n"][0] == count
-    assert check_workspace(migrated.target, read_data=True).ok
+        assert store.check(read_data=True).ok
 
 
 def test_the_source_stays_as_it_was(migrated: Any, fingerprint: Any) -> None:

@@ -19,10 +19,9 @@ from sklearn.model_selection import GroupKFold, KFold, LeaveOneOut, ShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from nirs_store import load_bundle
+from nirs_store import CrossValidationResult, load_bundle, record_cross_validation
 from nirs_store.datasets import Tecator
 from nirs_store.errors import SerializationError, ShapeMismatch, UnknownId
-from nirs_store.recording import CrossValidationResult, record_cross_validation
 from tests.model import named_artifacts
 
 FOLDS = KFold(4, shuffle=True, random_state=0)

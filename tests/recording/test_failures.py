@@ -11,8 +11,8 @@ from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 
+from nirs_store import CrossValidationResult, record_cross_validation
 from nirs_store.datasets import Tecator
-from nirs_store.recording import CrossValidationResult, record_cross_validation
 
 
 def record(store: Any, estimator: Any, X: Any, y: Any, **options: Any) -> CrossValidationResult:

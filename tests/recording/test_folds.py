@@ -23,9 +23,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import LabelEncoder, StandardScaler
 
+from nirs_store import CrossValidationResult, record_cross_validation
 from nirs_store.datasets import Tecator
 from nirs_store.errors import InvalidInput, ShapeMismatch
-from nirs_store.recording import CrossValidationResult, record_cross_validation
 from nirs_store.recording.folds import Prediction, align_probabilities, average_folds
 
 FOLDS = KFold(4, shuffle=True, random_state=0)

@@ -36,10 +36,8 @@ from sklearn.model_selection import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from nirs_store import record_search
+from nirs_store import record_cross_validation, record_search
 from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch
-from nirs_store.recording import record_cross_validation
-from nirs_store.recording.groups import grouped_twin
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(36, 5))
@@ -107,11 +105,19 @@ def test_a_splitter_gives_the_folds_of_its_grouped_twin(model_store: Any, case: 
 
 
 def test_classes_are_spread_over_folds_of_whole_groups(model_store: Any) -> None:
-    twin = grouped_twin(StratifiedKFold(3, shuffle=True, random_state=2))
-    assert (type(twin), twin.shuffle, twin.random_state) == (StratifiedGroupKFold, True, 2)
-    result = record(model_store, LogisticRegression(), y=LABELS, cv=3, groups=ORDERED)
-    expected = cross_val_predict(LogisticRegression(), X, LABELS, groups=ORDERED, cv=StratifiedGroupKFold(3))
-    assert result.pooled["accuracy"] == pytest.approx(np.mean(expected == LABELS))
+    given = {"y": LABELS, "groups": ORDERED}
+    plain = record(model_store, LogisticRegression(), cv=3, **given)
+    with pytest.warns(RecordingWarning, match="StratifiedGroupKFold"):
+        drawn = record(
+            model_store, LogisticRegression(), cv=StratifiedKFold(3, shuffle=True, random_state=3), **given
+        )
+    for result, twin in (
+        (plain, StratifiedGroupKFold(3)),
+        (drawn, StratifiedGroupKFold(3, shuffle=True, random_state=3)),
+    ):
+        expected = cross_val_predict(LogisticRegression(), X, LABELS, groups=ORDERED, cv=twin)
+        assert result.pooled["accuracy"] == pytest.approx(np.mean(expected == LABELS))
+    assert plain.pooled["accuracy"] != drawn.pooled["accuracy"], "else the seed would not show"
 
 
 REFUSED: dict[str, tuple[Any, Any, type[Exception], str]] = {

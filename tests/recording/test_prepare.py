@@ -25,11 +25,11 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
 
-from nirs_store import load_bundle
+from nirs_store import load_bundle, record_cross_validation, record_stacking
 from nirs_store.blobs.serializers import get_serializer
+from nirs_store.chains.predictor import ChainPredictor
 from nirs_store.datasets import Tecator
 from nirs_store.errors import InvalidInput, ReplayError, SerializationError
-from nirs_store.recording import record_cross_validation, record_stacking
 
 FOLDS = KFold(3, shuffle=True, random_state=1)
 NAMES = [f"ch {k}" for k in range(100)]
@@ -261,17 +261,14 @@ def save(store: Any, model: Any) -> str:
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.InconsistentVersionWarning")
 @pytest.mark.parametrize("name", ["joblib", "pickle", "cloudpickle"])
 def test_what_cannot_be_used_any_more_names_both_versions(name: str, tecator: Tecator) -> None:
-    from nirs_store.chains.plan import ReplayPlan
-    from nirs_store.chains.replay import predict
-
     model = Ridge().fit(tecator.X, tecator.fat)
     del model.coef_
     loads = get_serializer(name).loads
     for broken in (model, make_pipeline(model)):
         old = loads(as_of("1.5.2", broken))
-        plan = ReplayPlan.from_chain({"steps": [], "model_step_idx": 0, "fold_artifacts": {"final": "m"}})
+        chain = {"steps": [], "model_step_idx": 0, "fold_artifacts": {"final": "m"}}
         with pytest.raises(ReplayError, match=rf"with scikit-learn 1\.5\.2, and {sklearn.__version__}"):
-            predict(plan, tecator.X[:3], {"m": old}.__getitem__)
+            ChainPredictor(chain, {"m": old}.__getitem__).predict(tecator.X[:3])
     gone = as_of("1.5.2", model).replace(b"sklearn.linear_model._ridge", b"sklearn.linear_model._gone_")
     with pytest.raises(SerializationError, match=rf"with scikit-learn 1\.5\.2, and {sklearn.__version__}"):
         loads(gone)

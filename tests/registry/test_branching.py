@@ -12,9 +12,8 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, StandardScaler
 
-from nirs_store import WorkspaceStore, load_bundle, load_tecator
+from nirs_store import BranchRecorder, WorkspaceStore, load_bundle, load_tecator
 from nirs_store.errors import InvalidInput, ReplayError
-from nirs_store.recording import BranchRecorder
 
 MEAT = load_tecator()
 LEFT, RIGHT = (np.ascontiguousarray(part) for part in (MEAT.X[:, :50:3], MEAT.X[:, 50::3]))

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from clikit import invoke
 from storekit import blob_keys
 
 from nirs_store import WorkspaceStore
 from nirs_store.artifacts.registry import ArtifactRegistry
-from nirs_store.cli._app import app
 from nirs_store.errors import InvalidInput
 
 
@@ -144,7 +143,7 @@ def test_the_figures_are_those_of_the_scope(store: WorkspaceStore) -> None:
 
 
 def run(folder: Path, *words: str) -> Any:
-    return CliRunner().invoke(app, ["artifacts", *words, "-w", str(folder)])
+    return invoke("artifacts", *words, "-w", folder)
 
 
 def test_the_command_line_lists_counts_and_cleans(store: WorkspaceStore, folder: Path) -> None:

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from clikit import invoke
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.model_selection import KFold
 
 from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
 from nirs_store.artifacts.registry import ArtifactRegistry
-from nirs_store.cli._app import app
 from nirs_store.errors import CalibrationInUse
 
 MEAT = load_tecator()
@@ -75,10 +74,10 @@ def test_the_command_names_what_holds_a_chain(store: WorkspaceStore, chains: lis
     hold(store, "alias")
     store.close()
     arguments = ["artifacts", "purge", "--dataset", "meat 1", "--workspace", str(folder), "--force"]
-    shown = CliRunner().invoke(app, [*arguments, "--dry-run"])
+    shown = invoke(*arguments, "--dry-run")
     assert f"chain {chains[0]} cannot be removed: the alias fat@production" in shown.output
-    plain = json.loads(CliRunner().invoke(app, [*arguments, "--dry-run", "--json"]).output)
+    plain = json.loads(invoke(*arguments, "--dry-run", "--json").output)
     assert plain["needed_by"] == [["the alias fat@production names it", chains[0]]]
-    assert CliRunner().invoke(app, [*arguments, "--yes"]).exit_code != 0
+    assert invoke(*arguments, "--yes").exit_code != 0
     with WorkspaceStore(folder) as again:
         assert again.predict("fat", X[:3], log=False).height == 3

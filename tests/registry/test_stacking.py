@@ -19,10 +19,16 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from nirs_store import WorkspaceStore, load_bundle, load_tecator, record_cross_validation, record_stacking
+from nirs_store import (
+    BranchRecorder,
+    WorkspaceStore,
+    load_bundle,
+    load_tecator,
+    record_cross_validation,
+    record_stacking,
+)
 from nirs_store.bundle.reader import inspect_bundle
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
-from nirs_store.recording import BranchRecorder
 
 MEAT = load_tecator()
 X, Y = np.ascontiguousarray(MEAT.X[:, ::5]), MEAT.fat

@@ -6,11 +6,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from clikit import invoke
 from servicekit import NEW, Recorded, record
 
 from nirs_store import WorkspaceStore
-from nirs_store.cli._app import app
 from nirs_store.errors import RecordingWarning
 from nirs_store.history.policy import Limit, Rule, keep_recent, limit
 
@@ -279,4 +278,4 @@ def test_the_command_says_that_deleted_measurements_do_not_come_back(fat: Worksp
     folder = str(fat.workspace_path)
     fat.close()
     arguments = ["retention", "run", "--on", "measurement", "--max-count", "0", "--dry-run", "-w", folder]
-    assert "cannot be undone" in CliRunner().invoke(app, arguments).output
+    assert "cannot be undone" in invoke(*arguments).output

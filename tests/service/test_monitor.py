@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy import stats
 from servicekit import GRID, MEAT, Recorded, X, Y, alter, record
@@ -20,7 +21,6 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from nirs_store import WorkspaceStore, record_cross_validation
 from nirs_store.errors import CalibrationNotFound, InvalidInput, RecordingWarning, UnknownId
-from nirs_store.lazy import polars as pl
 from nirs_store.service.statistics import replicate_error
 
 LATER, TRUE = MEAT.X[120:180, ::4], MEAT.fat[120:180]

@@ -3,11 +3,11 @@
 import itertools
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy import stats
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
-from nirs_store.lazy import polars as pl
 from nirs_store.service.corrections import choose
 from nirs_store.service.statistics import (
     Baseline,

@@ -13,16 +13,15 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from clikit import invoke
 
 from nirs_store import WorkspaceStore
-from nirs_store.cli._app import app
 from nirs_store.errors import InvalidInput
 from nirs_store.ui import export, server
 
 
 def run(*arguments: str) -> str:
-    told = CliRunner().invoke(app, list(arguments))
+    told = invoke(*arguments)
     assert told.exit_code == 0, told.output
     return told.output
 
@@ -94,7 +93,7 @@ def test_names_in_a_report_stay_text(hostile: Path, tmp_path: Path) -> None:
 
 
 def test_a_report_of_another_kind_of_file_is_refused(recorded: Path, tmp_path: Path, chain_id: str) -> None:
-    told = CliRunner().invoke(app, ["report", chain_id, "-o", str(tmp_path / "r.docx"), "-w", str(recorded)])
+    told = invoke("report", chain_id, "-o", tmp_path / "r.docx", "-w", recorded)
     assert told.exit_code == 2
     assert "Nothing was written" in told.output
 
@@ -117,7 +116,7 @@ def test_the_pages_are_written_as_files_that_lead_to_each_other(recorded: Path, 
         assert leads <= pages, path.name
         assert "<form" not in html, path.name
         assert html.index("default-src 'none'; style-src 'self' file:") < html.index("<script"), path.name
-    told = CliRunner().invoke(app, ["ui", "--export", str(folder), "-w", str(recorded)])
+    told = invoke("ui", "--export", folder, "-w", recorded)
     assert told.exit_code == 2
     assert "not an empty folder" in told.output
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from storekit import whole_pipeline
 
 from nirs_store import WorkspaceStore, restore_backup
 from nirs_store.errors import BackupInvalid, InvalidInput
-from nirs_store.ids import new_id
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "not an object": lambda path: path.write_text("[1, 2]"),
     "nested": lambda path: path.write_text("[" * 100_000),
-    "another backup's": lambda path: edited(path, lambda facts: facts.update(backup_id=new_id())),
+    "another backup's": lambda path: edited(path, lambda facts: facts.update(backup_id=str(uuid.uuid4()))),
     "of a newer version": lambda path: edited(path, lambda facts: facts.update(format_version=99)),
     "without a time zone": lambda path: edited(
         path, lambda facts: facts.update(created_at="2026-01-01T00:00:00")

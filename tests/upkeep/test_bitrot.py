@@ -11,9 +11,9 @@ from typing import Any
 
 import duckdb
 import pytest
+from clikit import check
 from upkeepkit import Sample, answers, overwrite
 
-from nirs_store.maintenance.check import check_workspace
 from nirs_store.maintenance.findings import CheckReport
 
 Damage = Callable[[bytes, random.Random, list[bytes]], bytes]
@@ -57,7 +57,7 @@ class Patient:
     harmless: int = 0
 
     def check(self) -> CheckReport:
-        return check_workspace(self.sample.path, read_data=True)
+        return check(self.sample.path, read_data=True)
 
     def judge(self, report: CheckReport, where: set[str], what: str) -> None:
         """Every damage is named where it is, or no answer differs."""
@@ -225,7 +225,7 @@ def test_without_a_blob_loading_says_so_its_chains_are_named_and_the_others_repl
     from nirs_store.store import WorkspaceStore
 
     sample.blob(name).unlink()
-    (finding,) = check_workspace(sample.path).errors
+    (finding,) = check(sample.path).errors
     assert (finding.kind, set(finding.affects)) == ("blob_missing", sample.needs(name))
     X = load_tecator().X[40:44]
     with WorkspaceStore(sample.path) as store:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +12,14 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
-from storekit import begin, chain_of
+from storekit import NO_FOLDERS, begin, chain_of
 from upkeepkit import Sample, age, leased, overwrite, sql, tree
 
 from nirs_store.blobs.local import aside_name
 from nirs_store.db.connection import Options, attach
 from nirs_store.db.journal import Journal, new_txid
 from nirs_store.db.schema import SCHEMA_VERSION
-from nirs_store.errors import ForeignCatalog, NotAWorkspace, StoreBusy
+from nirs_store.errors import ForeignCatalog, InvalidInput, NotAWorkspace, StoreBusy
 from nirs_store.maintenance.check import check_workspace
 from nirs_store.maintenance.findings import CheckReport, Finding
 from nirs_store.store import WorkspaceStore
@@ -93,6 +94,27 @@ def test_recording_goes_on_while_the_catalog_is_inspected(sample: Sample) -> Non
 def test_a_check_waits_no_longer_than_asked(recorded: Sample) -> None:
     with leased(recorded.path), pytest.raises(StoreBusy):
         check_workspace(recorded.path, lock_timeout=0.05)
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e10, 1e300])
+def test_a_check_that_waits_for_ever_is_answered(sample: Sample, timeout: float) -> None:
+    assert check_workspace(sample.path, lock_timeout=timeout).ok
+
+
+@pytest.mark.parametrize("timeout", ["30", None, -1, math.nan, 1j])
+def test_what_is_no_time_is_refused(recorded: Sample, timeout: Any) -> None:
+    with pytest.raises(InvalidInput, match="lock_timeout: expected seconds"):
+        check_workspace(recorded.path, lock_timeout=timeout)
+
+
+@pytest.mark.parametrize("path", NO_FOLDERS)
+def test_what_cannot_be_the_folder_of_a_workspace_is_not_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInput, match="Nothing was changed"):
+        check_workspace(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_check_of_a_store_that_another_thread_uses_waits(sample: Sample) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from clikit import check
 from storekit import begin
 from upkeepkit import Sample, age, answers, overwrite, sql, tree
 
@@ -17,7 +18,6 @@ from nirs_store.datasets import load_tecator
 from nirs_store.db.journal import new_txid
 from nirs_store.errors import BlobMissing, InvalidInput, ReadOnlyStore
 from nirs_store.ids import sha256_hex
-from nirs_store.maintenance.check import check_workspace
 from nirs_store.maintenance.repair import (
     RepairPlan,
     execute_repair,
@@ -132,7 +132,7 @@ def test_what_was_healed_since_the_plan_stays(sample: Sample) -> None:
     repair_workspace(sample.path, plan)
     assert sample.blob("refit").read_bytes() == good
     assert quarantined(sample) == {}
-    assert check_workspace(sample.path, read_data=True).ok
+    assert check(sample.path, read_data=True).ok
 
 
 def test_a_missing_blob_is_listed_and_its_rows_are_kept(sample: Sample) -> None:
@@ -177,7 +177,7 @@ def test_an_orphan_that_is_being_saved_again_stays(sample: Sample) -> None:
         repair_workspace(sample.path, plan)  # named by a row
         assert path.exists()
     assert quarantined(sample) == {}
-    assert check_workspace(sample.path, read_data=True).ok
+    assert check(sample.path, read_data=True).ok
 
 
 def test_a_name_taken_in_quarantine_gets_a_number_and_nothing_is_replaced(sample: Sample) -> None:
@@ -218,7 +218,7 @@ def test_a_repair_that_dies_in_the_middle_loses_nothing(
     assert kept == {b"orphan", b"bad"}
     repaired(sample)
     assert set(quarantined(sample).values()) == kept
-    assert [finding.kind for finding in check_workspace(sample.path).errors] == ["blob_missing"]
+    assert [finding.kind for finding in check(sample.path).errors] == ["blob_missing"]
 
 
 def _die(*_: object, **__: object) -> None:
@@ -241,7 +241,7 @@ def test_references_are_recounted(sample: Sample) -> None:
     plan = repaired(sample)
     assert plan.remove_references == ("r1",)
     assert plan.add_references == ((chain, key),)
-    assert check_workspace(sample.path).ok
+    assert check(sample.path).ok
     with WorkspaceStore(sample.path) as store:
         assert store.get_artifact(key) == before
         store.delete_run(store.list_runs()["run_id"][-1], now=True)
@@ -260,7 +260,7 @@ def test_an_artifact_whose_file_is_there_gets_its_row_again(sample: Sample) -> N
     plan = repaired(sample)
     assert plan.add_rows == (key,)
     assert plan.orphans == ()
-    assert check_workspace(sample.path, read_data=True).ok
+    assert check(sample.path, read_data=True).ok
     with WorkspaceStore(sample.path) as store:
         row = store.get_artifact(key)
         assert row is not None
@@ -305,7 +305,7 @@ def test_damaged_commits_are_set_aside_and_the_others_applied(sample: Sample) ->
     assert plan.reject_segments == (torn.name,)
     repair_workspace(sample.path, plan)
     assert (sample.layout.rejected / torn.name).read_bytes() == data
-    assert [f.kind for f in check_workspace(sample.path).errors] == ["segment_rejected"]
+    assert [f.kind for f in check(sample.path).errors] == ["segment_rejected"]
     with pytest.warns(UserWarning, match="damaged: checksum mismatch"):
         store = WorkspaceStore(sample.path)
     assert store.get_chain(sample.chains["late"]) is not None
@@ -320,7 +320,7 @@ def test_a_commit_that_was_made_whole_since_the_plan_is_applied(sample: Sample) 
     overwrite(torn, data)
     repair_workspace(sample.path, plan)
     assert not list(sample.layout.rejected.iterdir())
-    assert check_workspace(sample.path).ok
+    assert check(sample.path).ok
 
 
 def test_leftovers_are_swept_and_what_a_dead_gc_set_aside_is_put_back(sample: Sample) -> None:
@@ -344,7 +344,7 @@ def test_leftovers_are_swept_and_what_a_dead_gc_set_aside_is_put_back(sample: Sa
     assert not old.exists()
     assert young.exists()
     assert sample.blob("scaler").exists()
-    assert check_workspace(sample.path, read_data=True).ok
+    assert check(sample.path, read_data=True).ok
 
 
 # -- the catalog -------------------------------------------------------------------------------------
@@ -376,7 +376,7 @@ def test_a_catalog_that_cannot_be_opened_is_restored_on_request_only(
     repair_workspace(migrated.path, plan)
     kept = {} if content is None else {"store.duckdb": content, "store.duckdb.wal": b"log"}
     assert quarantined(migrated) == kept
-    assert check_workspace(migrated.path, read_data=True).ok
+    assert check(migrated.path, read_data=True).ok
     assert answers(migrated.path) == healthy, "the commits that waited were applied"
 
 
@@ -420,7 +420,7 @@ def test_a_single_damaged_block_is_no_reason_to_touch_anything_else(migrated: Sa
     whole = migrated.layout.catalog.read_bytes()
     for at in range(len(whole) // 2, len(whole), 50_000):
         overwrite(migrated.layout.catalog, whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        report = check_workspace(migrated.path, read_data=True)
+        report = check(migrated.path, read_data=True)
         if report.of_kind("catalog_damaged"):
             break
     assert report.of_kind("catalog_damaged")

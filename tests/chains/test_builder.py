@@ -35,7 +35,7 @@ def replayed_with(chain: dict[str, Any]) -> list[str]:
     """Name the artifacts that a replay of the chain loads."""
     loaded: list[str] = []
     ChainPredictor(chain, loaded.append)
-    return loaded
+    return list(dict.fromkeys(loaded))
 
 
 def save_chain(

@@ -14,7 +14,6 @@ from sklearn.linear_model import Ridge
 from storekit import blob_keys
 
 from nirs_store import WorkspaceStore, record_cross_validation
-from nirs_store.db.schema import TABLES
 from nirs_store.errors import InvalidInput, OverwriteRefused, UnknownId
 from nirs_store.history.policy import keep_recent, keep_top_k
 
@@ -28,13 +27,12 @@ OTHER = {"audit_entries", "nirs_store_meta", "applied", "sessions", "settings"}
 def digests(store: WorkspaceStore) -> dict[str, Any]:
     """Return all rows of all tables, in an order of their own."""
     store.flush()
-    return store._engine.query(
-        lambda con: {
-            table: sorted(map(str, con.execute(f"SELECT * FROM {table}").fetchall()))
-            for table in TABLES
-            if table not in OTHER
-        }
-    )
+    tables = store.sql("SELECT table_name FROM duckdb_tables() ORDER BY table_name")["table_name"]
+    return {
+        table: sorted(map(str, store.sql(f"SELECT * FROM {table}").rows()))
+        for table in tables
+        if table not in OTHER
+    }
 
 
 @pytest.fixture

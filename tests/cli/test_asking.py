@@ -11,7 +11,6 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from nirs_store import WorkspaceStore
-from nirs_store.cli._output import cell_text
 
 
 def save_chain(store: WorkspaceStore, pipeline_id: str, task: str, metric: str, score: float) -> str:
@@ -185,8 +184,8 @@ def test_answers_of_any_type_can_be_printed(run: Any, run_json: Any) -> None:
     assert row == {"l": [1, 2], "s": {"a": 1}, "b": "0x6162", "n": None, "d": 0.1, "day": "2026-03-01"}
 
 
-def test_long_bytes_are_cut_in_a_table() -> None:
-    assert cell_text(bytes(100)) == "0x" + "00" * 16 + "…"
+def test_long_bytes_are_cut_in_a_table(run: Any) -> None:
+    assert run("sql", "SELECT repeat('a', 100)::BLOB AS b").stdout.splitlines()[1] == "0x" + "61" * 16 + "…"
 
 
 @pytest.mark.parametrize(

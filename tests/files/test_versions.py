@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,6 @@ import polars as pl
 import pytest
 
 from nirs_store.errors import BlobCorrupt, InvalidInput, OverwriteRefused, UnknownFile, WriteFailed
-from nirs_store.files import output as outputs
-from nirs_store.ids import new_id
 from nirs_store.store import WorkspaceStore
 
 
@@ -167,7 +166,7 @@ def test_a_version_is_named_by_number_word_or_id(store: WorkspaceStore) -> None:
     with pytest.raises(UnknownFile, match=r"Did you mean 'positions\.tsv'"):
         store.files.get("position.tsv")
     with pytest.raises(UnknownFile, match="No version of a file has the id"):
-        store.files.get(new_id())
+        store.files.get(str(uuid.uuid4()))
 
 
 def test_what_was_announced_gets_its_content(store: WorkspaceStore) -> None:
@@ -293,12 +292,14 @@ def test_a_group_that_the_system_stops_half_way_leaves_no_new_member(
 ) -> None:
     store.files.put_group("m", {"a.bin": b"a", "b.bin": b"b"}, type="model_checkpoint")
 
-    def move(source: Path, target: Path) -> None:
-        if target.name == "b.bin":
-            raise WriteFailed("The disk is full.")
-        source.rename(target)
+    replace = os.replace
 
-    monkeypatch.setattr(outputs, "move_file", move)
+    def full(source: Path, target: Path) -> None:
+        if Path(target).name == "b.bin":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(WriteFailed):
         store.files.get("m", tmp_path)
     assert not everything(tmp_path)

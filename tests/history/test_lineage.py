@@ -12,7 +12,6 @@ from storekit import begin, chain_of, predict
 
 from nirs_store import WorkspaceStore
 from nirs_store.errors import InvalidInput, LineageCycle, UnknownId
-from nirs_store.records.links import Ref
 
 
 class Things:
@@ -202,4 +201,4 @@ def test_graphs_name_every_thing_and_link(store: WorkspaceStore, things: Things)
     mermaid = store.lineage.to_mermaid(things.run2, "upstream")
     assert mermaid.startswith("flowchart LR\n")
     assert '-->|"continued_by"|' in mermaid
-    assert graph.to_dict()["root"] == str(Ref("chain", things.chain))
+    assert graph.to_dict()["root"] == f"chain:{things.chain}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nirs_store.reading.cells import is_missing, parse_channel, parse_number, safe_cell
+from nirs_store.reading.summaries import summary_of
 
 
 @pytest.mark.parametrize(
@@ -119,3 +120,10 @@ def test_gaps_and_formulas() -> None:
         "a=b",
         "",
     ]
+
+
+def test_words_of_summaries() -> None:
+    assert summary_of("STABW.N") == ("sd", True)
+    assert summary_of("Mean spectrum") == ("mean", True)
+    assert summary_of("Max Mustermann") == ("max", False)
+    assert [summary_of(name) for name in ("Meander", "S 1", "M1", "Standard 3", "Minze")] == [None] * 5

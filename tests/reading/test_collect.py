@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import sys
 import types
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 
 from nirs_store import WorkspaceStore
 from nirs_store.errors import InvalidInput
-from nirs_store.reading import Measured, Reader, list_readers, read_spectra, readers, spectra_from
+from nirs_store.reading import Measured, Reader, list_readers, read_spectra, spectra_from
 from nirs_store.reading.collect import read_labels
 
 HEAD = (
@@ -157,7 +156,7 @@ def test_originals_are_kept_byte_for_byte(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def installed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     def read(path: Path, gain: float = 1.0) -> Any:
         if path.read_bytes() == b"bad":
             raise ZeroDivisionError("oops")
@@ -168,12 +167,15 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     module.foss = Reader("foss", "Foss", (".nir",), read)
     module.wrong = 7
     monkeypatch.setitem(sys.modules, "a_package_of_readers", module)
-    entries = [
-        EntryPoint("broken", "no_such_package:reader", readers.GROUP),
-        EntryPoint("wrong", "a_package_of_readers:wrong", readers.GROUP),
-        EntryPoint("foss", "a_package_of_readers:foss", readers.GROUP),
-    ]
-    monkeypatch.setattr(readers, "entry_points", lambda group: entries if group == readers.GROUP else [])
+    site = tmp_path_factory.mktemp("site")
+    about = site / "a_package_of_readers-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: a-package-of-readers\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(
+        "[nirs_store.readers]\nbroken = no_such_package:reader\nwrong = a_package_of_readers:wrong\n"
+        "foss = a_package_of_readers:foss\n"
+    )
+    monkeypatch.syspath_prepend(site)
 
 
 @pytest.mark.usefixtures("installed")

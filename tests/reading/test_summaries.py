@@ -11,7 +11,6 @@ import pytest
 
 from nirs_store.errors import InvalidInput
 from nirs_store.reading import read_spectra
-from nirs_store.reading.summaries import summary_of
 
 N, GRID = 9, [1100 + 2 * k for k in range(14)]
 X = np.round(
@@ -134,13 +133,6 @@ def test_a_workbook_names_its_rows_and_one_sample_has_a_mean(tmp_path: Path) -> 
 def test_a_header_of_negative_numbers_is_not_a_spectrum(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"line 1 .*holds wavelengths"):
         read_spectra(table(tmp_path, SAMPLES, ("id", *(-w for w in GRID))))
-
-
-def test_words_of_summaries() -> None:
-    assert summary_of("STABW.N") == ("sd", True)
-    assert summary_of("Mean spectrum") == ("mean", True)
-    assert summary_of("Max Mustermann") == ("max", False)
-    assert [summary_of(name) for name in ("Meander", "S 1", "M1", "Standard 3", "Minze")] == [None] * 5
 
 
 @pytest.mark.parametrize("unit", ["nm", "AU", "log(1/R)"])

@@ -25,8 +25,7 @@ from sklearn.preprocessing import LabelEncoder, StandardScaler
 
 from nirs_store import CrossValidationResult, record_cross_validation
 from nirs_store.datasets import Tecator
-from nirs_store.errors import InvalidInput, ShapeMismatch
-from nirs_store.recording.folds import Prediction, align_probabilities, average_folds
+from nirs_store.errors import InvalidInput
 
 FOLDS = KFold(4, shuffle=True, random_state=0)
 
@@ -222,31 +221,6 @@ def test_transformers_and_models_need_not_come_from_scikit_learn(model_store: An
     with pytest.raises(InvalidInput, match="task_type='regression'"):
         record(model_store, Bare(), tecator.X, tecator.fat)
     assert record(model_store, Bare(), tecator.X, tecator.fat, task_type="regression").rmsecv is not None
-
-
-def test_probabilities_are_put_under_their_own_class() -> None:
-    aligned = align_probabilities(np.array([[0.3, 0.7]]), np.array(["c", "a"]), ["a", "b", "c"])
-    np.testing.assert_array_equal(aligned, [[0.7, 0.0, 0.3]])
-    with pytest.raises(ShapeMismatch):
-        align_probabilities(np.ones((2, 3)), ["a", "b"], ["a", "b"])
-    with pytest.raises(InvalidInput, match="z"):
-        align_probabilities(np.ones((2, 1)), ["z"], ["a", "b"])
-
-
-def prediction(y_pred: list[Any], y_proba: list[Any] | None = None) -> Prediction:
-    rows = np.arange(len(y_pred))
-    proba = None if y_proba is None else np.array(y_proba)
-    return Prediction("test", rows, np.array(y_pred), np.array(y_pred), proba)
-
-
-def test_folds_average_numbers_and_probabilities_and_vote_on_labels() -> None:
-    mean = average_folds([prediction([1.0, 2.0]), prediction([3.0, 2.0])], None)
-    np.testing.assert_array_equal(mean.y_pred, [2.0, 2.0])
-    classes = np.array(["a", "b"])
-    sure, unsure = prediction(["a"], [[0.9, 0.1]]), prediction(["b"], [[0.4, 0.6]])
-    assert average_folds([sure, unsure, unsure], classes).y_pred.tolist() == ["a"]
-    votes = [prediction(["a"]), prediction(["b"]), prediction(["b"])]
-    assert average_folds(votes, classes).y_pred.tolist() == ["b"]
 
 
 @pytest.mark.parametrize("refit", [True, False])

@@ -8,6 +8,7 @@ import html
 import os
 import re
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -385,3 +386,14 @@ def test_without_pickles_nobody_is_asked(
     assert 'name="trust"' not in page.html(f"/chains/{chain_id}")
     files = {"spectra": ("new.csv", spectra.read_bytes())}
     assert page.post(f"/chains/{chain_id}/predict", {"trust": ""}, files=files).status_code == 200
+
+
+def test_a_port_that_is_taken_is_passed_over_or_named() -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        port = held.getsockname()[1]
+        with pytest.raises(InvalidInput, match="--port"):
+            server.listen("127.0.0.1", port)
+    with server.listen("127.0.0.1", None) as first, server.listen("127.0.0.1", None) as second:
+        assert first.getsockname()[1] != second.getsockname()[1]

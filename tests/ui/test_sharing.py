@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -17,7 +16,6 @@ from clikit import invoke
 
 from nirs_store import WorkspaceStore
 from nirs_store.errors import InvalidInput
-from nirs_store.ui import export, server
 
 
 def run(*arguments: str) -> str:
@@ -73,7 +71,7 @@ def test_calibrations_and_data_sets_are_exported_under_names_that_any_disk_takes
     with WorkspaceStore(tmp_path / "workspace") as store:
         for name in ("fat in milk", "a:b*c?", "Zürich"):
             store.datasets.add(name, [[1.0, 2.0]])
-        export.export_pages(store, tmp_path / "pages")
+    run("ui", "--export", str(tmp_path / "pages"), "-w", str(tmp_path / "workspace"))
     names = {path.name for path in (tmp_path / "pages").iterdir()}
     assert all(re.fullmatch(r"[A-Za-z0-9_@.-]+", name) for name in names)
     html = (tmp_path / "pages" / "datasets.html").read_text(encoding="utf-8")
@@ -98,10 +96,14 @@ def test_a_report_of_another_kind_of_file_is_refused(recorded: Path, tmp_path: P
     assert "Nothing was written" in told.output
 
 
-def test_without_a_browser_a_pdf_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_browser_a_pdf_says_what_to_do(
+    recorded: Path, tmp_path: Path, chain_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    with pytest.raises(InvalidInput, match="Chromium"):
-        export.write_pdf(tmp_path / "r.html", tmp_path / "r.pdf")
+    told = invoke("report", chain_id, "-o", tmp_path / "r.pdf", "-w", recorded)
+    assert told.exit_code == InvalidInput.exit_code
+    assert "Chromium" in told.output
+    assert not (tmp_path / "r.pdf").exists()
 
 
 def test_the_pages_are_written_as_files_that_lead_to_each_other(recorded: Path, tmp_path: Path) -> None:
@@ -135,17 +137,6 @@ def test_an_open_store_shows_itself_from_a_thread(recorded: Path, tmp_path: Path
         urllib.request.urlopen(page.url, timeout=5)
     with WorkspaceStore(tmp_path / "w") as store:
         assert store.list_runs().height == 1
-
-
-def test_a_port_that_is_taken_is_passed_over_or_named(recorded: Path) -> None:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        held.listen()
-        port = held.getsockname()[1]
-        with pytest.raises(InvalidInput, match="--port"):
-            server.listen("127.0.0.1", port)
-    with server.listen("127.0.0.1", None) as first, server.listen("127.0.0.1", None) as second:
-        assert first.getsockname()[1] != second.getsockname()[1]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a signal of POSIX")

@@ -252,6 +252,10 @@ def test_a_server_without_a_free_connection_is_waited_for_and_then_named(
         admin.execute("CREATE ROLE crowd LOGIN")
     with psycopg.connect(database, autocommit=True) as con:
         pgschema.grant(con, "crowd", "admin")
+    with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
+        # A connection that was closed counts until its process has ended.
+        while admin.execute("SELECT 1 FROM pg_stat_activity WHERE datname = %s", [name]).fetchone():
+            pass
     place = database.replace("lab@", "crowd@")
     folder = one._engine.layout.root.parent
     with WorkspaceStore(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import math
 import re
 import tarfile
 import zipfile
@@ -21,6 +22,7 @@ from typing import IO, BinaryIO, cast
 
 import msgspec
 
+from nirs_store.bundle import container
 from nirs_store.errors import ArchiveInvalid, InvalidInput
 
 FORMAT = "nirs_store-archive"
@@ -217,18 +219,25 @@ def _tar_members(path: Path, limits: Limits, stream: IO[bytes]) -> Members:
             raise invalid(path, "goes on behind its end")
 
 
-def _zip_members(path: Path, limits: Limits, file: zipfile.ZipFile) -> Members:
-    listed = file.infolist()
-    if len(listed) > limits.members or sum(info.file_size for info in listed) > limits.total_bytes:
-        raise invalid(path, "promises more than is allowed")
-    for info in listed:
-        if info.is_dir() or info.flag_bits & 0x41 or info.compress_type not in (0, zipfile.ZIP_DEFLATED):
-            raise invalid(path, f"has a member {info.filename[:100]!r} that is not a plain file")
-        name = _checked(path, info.filename)
-        if name == MANIFEST and info.file_size > limits.manifest_bytes:
+def _zip_members(path: Path, limits: Limits, file: BinaryIO) -> Members:
+    # The manifest says what all members unpack to, whatever the format, and is held to `limits.ratio`.
+    bounds = container.Limits(
+        members=limits.members,
+        member_bytes=limits.total_bytes,
+        total_bytes=limits.total_bytes,
+        ratio=math.inf,
+        total_ratio_from=limits.total_bytes,
+    )
+
+    def refuse(what: str) -> ArchiveInvalid:
+        return invalid(path, f"is not an acceptable archive: {what}")
+
+    held = container.check_archive(file, path, bounds, large=True, refuse=refuse)
+    for name in held.names:
+        if name == MANIFEST and held.size(name) > limits.manifest_bytes:
             raise invalid(path, "has a manifest larger than is allowed")
-        with file.open(info) as content:
-            yield name, info.file_size, content
+        with held.open(_checked(path, name)) as content:
+            yield name, held.size(name), content
 
 
 @contextlib.contextmanager
@@ -256,7 +265,7 @@ def open_members(path: Path, limits: Limits) -> Iterator[Members]:
                 )
                 yield _tar_members(path, limits, cast(IO[bytes], opened.enter_context(reader)))
             elif head[:2] == b"PK":
-                yield _zip_members(path, limits, opened.enter_context(zipfile.ZipFile(file)))
+                yield _zip_members(path, limits, file)
             else:
                 raise ArchiveInvalid(
                     f"{path} is neither a tar.gz, tar.zst nor zip file. Nothing was restored from it."

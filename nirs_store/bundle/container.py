@@ -1,4 +1,4 @@
-"""What an archive must look like before a single byte of it is decompressed.
+"""What a ZIP file must look like before a single byte of it is decompressed: a bundle, its payloads, an archive.
 
 A ZIP file is a list of promises (the central directory) at the end of a file that a stranger made.
 `check_archive` reads the promises only: how many members, their names, sizes, places and modes. `Members`
@@ -17,15 +17,16 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.errors import BundleInvalid
+from nirs_store.errors import BundleInvalid, NirsStoreError
 
 # -- The ZIP file of a bundle: its members uncompressed, as pieces that are written one after the other.
 
@@ -36,6 +37,7 @@ Entry = tuple[str, bytes]
 _LOCAL = struct.Struct("<4s2B4HL2L2H")
 _CENTRAL = struct.Struct("<4s4B4HL2L5H2L")
 _END = struct.Struct("<4s4H2LH")
+_LARGE_END = struct.Struct("<4sQ2H2L4Q4sLQL")  # the last record of a large file, and what says where it is
 _VERSION = 20
 _UNIX = 3
 _DATE = (0 << 9) | (1 << 5) | 1  # 1980-01-01, the first that a ZIP file can state
@@ -147,6 +149,10 @@ class Members:
         """Return the size that the directory promises for a member, in bytes."""
         return self._infos[name].file_size
 
+    def open(self, name: str) -> IO[bytes]:
+        """Open a member that is too large for memory; the caller counts what comes out of it."""
+        return self._archive.open(self._infos[name])
+
     def read(self, name: str, limit: int | None = None) -> bytes:
         """Decompress one member."""
         bound = min(self._limits.member_bytes, self._limits.member_bytes if limit is None else limit)
@@ -182,64 +188,73 @@ class Members:
             )
 
 
+Refuse = Callable[[str], NirsStoreError]
+"""Makes the error of what is wrong with a file."""
+
+
 def check_archive(
-    stream: BinaryIO, path: Path, limits: Limits = DEFAULT_LIMITS, *, stored_only: bool = False
+    stream: BinaryIO,
+    path: Path,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    stored_only: bool = False,
+    large: bool = False,
+    refuse: Refuse | None = None,
 ) -> Members:
-    """Open an archive after its directory was found acceptable."""
-    directory_at, count = _check_end(stream, path, limits)
+    """Open an archive after its directory was found acceptable; `large` accepts one beyond 4 GiB or 65,535 members."""
+    refuse = refuse or partial(_not_a_bundle, path)
+    directory_at, count = _check_end(stream, path, limits, large, refuse)
     try:
         archive = zipfile.ZipFile(stream)
     except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OSError) as exc:
-        raise _bad(path, f"its directory cannot be read ({exc})") from exc
+        raise refuse(f"its directory cannot be read ({exc})") from exc
     infos = archive.infolist()
     if len(infos) != count:
-        raise _bad(path, f"its last record says {count:,} members, its directory has {len(infos):,}")
+        raise refuse(f"its last record says {count:,} members, its directory has {len(infos):,}")
     total = 0
     place = 0
     seen: dict[str, str] = {}
     for info in infos:
         name = info.filename
-        _check_name(path, info, limits)
+        _check_name(info, limits, refuse)
         other = seen.setdefault(name.casefold(), name)
         if other is not name:
-            raise _bad(
-                path,
+            raise refuse(
                 f"two members are called {name!r} (the other {other!r}), and readers differ in which they take",
             )
         if wrong := _wrong_with(info, limits):
-            raise _bad(path, f"the member {name!r} {wrong}")
+            raise refuse(f"the member {name!r} {wrong}")
         if stored_only and info.compress_type != zipfile.ZIP_STORED:
-            raise _bad(path, f"the member {name!r} is compressed inside another archive")
+            raise refuse(f"the member {name!r} is compressed inside another archive")
         if info.header_offset < place:
-            raise _bad(path, f"the member {name!r} overlaps the one before it")
+            raise refuse(f"the member {name!r} overlaps the one before it")
         place = info.header_offset + _LOCAL_HEADER + len(name) + info.compress_size
         total += info.file_size
     if place > directory_at:
-        raise _bad(path, "its last member overlaps the directory")
+        raise refuse("its last member overlaps the directory")
     if total > limits.total_bytes:
-        raise _bad(
-            path,
+        raise refuse(
             f"it promises {total:,} bytes, more than the {limits.total_bytes:,} that are accepted "
             "(Limits.total_bytes)",
         )
     size = stream.seek(0, os.SEEK_END)
     most = max(limits.total_ratio_from, int(limits.total_ratio * size))
     if total > most:
-        raise _bad(
-            path,
+        raise refuse(
             f"its {size:,} bytes would unpack to {total:,}; at most {most:,} are accepted (Limits.total_ratio="
             f"{limits.total_ratio:g} times the file, or Limits.total_ratio_from={limits.total_ratio_from:,})",
         )
     return Members(archive, infos, limits)
 
 
-def _check_end(stream: BinaryIO, path: Path, limits: Limits) -> tuple[int, int]:
+def _check_end(stream: BinaryIO, path: Path, limits: Limits, large: bool, refuse: Refuse) -> tuple[int, int]:
     """Read the record at the very end; give the directory's place and the number of its members."""
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     start = stream.read(4)
-    stream.seek(max(0, size - _END.size))
-    tail = stream.read(_END.size)
+    stream.seek(max(0, size - _LARGE_END.size - _END.size))
+    ends = stream.read()
+    before, tail = ends[: -_END.size], ends[-_END.size :]
     if size < _END.size or not tail.startswith(b"PK\x05\x06"):
         if start.startswith(b"PK"):
             what = "it does not end as a ZIP file ends: it was cut off, or something was appended"
@@ -249,25 +264,27 @@ def _check_end(stream: BinaryIO, path: Path, limits: Limits) -> tuple[int, int]:
                 what += (
                     "; a .n4a.py file is a Python script, to be run or imported and not loaded as a bundle"
                 )
-        raise _bad(path, what)
+        raise refuse(what)
     _, disk, directory_disk, here, count, length, offset, comment = _END.unpack(tail)
     if disk or directory_disk or here != count or comment:
-        raise _bad(path, "it is one part of a set of archives, or carries a comment, which no bundle does")
-    if 0xFFFF in (here, count) or 0xFFFFFFFF in (length, offset):
-        raise _bad(path, "it uses the ZIP64 directory, which only archives beyond the accepted limits need")
+        raise refuse("it is one part of a set of archives, or carries a comment, which no bundle does")
+    end = size - _END.size
+    if large and before.startswith(b"PK\x06\x06") and before[56:60] == b"PK\x06\x07":
+        here, count, length, offset = _LARGE_END.unpack(before)[6:10]
+        end -= _LARGE_END.size
+    elif 0xFFFF in (here, count) or 0xFFFFFFFF in (length, offset):
+        raise refuse("it uses the ZIP64 directory, which only archives beyond the accepted limits need")
     if count > limits.members:
-        raise _bad(path, f"it has {count:,} members; at most {limits.members:,} are accepted")
+        raise refuse(f"it promises {count:,} members; at most {limits.members:,} are accepted")
     # The directory is read as far as it is long, whatever number of members it is said to have.
     if length > count * (_ENTRY + limits.name_bytes + _EXTRA):
-        raise _bad(path, f"its directory has {length:,} bytes, too many for {count:,} members")
-    if offset + length + _END.size != size:
-        raise _bad(
-            path, "its directory is not where it should be: something was put before, into or after it"
-        )
+        raise refuse(f"its directory has {length:,} bytes, too many for {count:,} members")
+    if offset + length != end:
+        raise refuse("its directory is not where it should be: something was put before, into or after it")
     return int(offset), int(count)
 
 
-def _check_name(path: Path, info: zipfile.ZipInfo, limits: Limits) -> None:
+def _check_name(info: zipfile.ZipInfo, limits: Limits, refuse: Refuse) -> None:
     name = info.orig_filename  # as it is in the file; the other one is already adapted to this system
     parts = name.split("/")
     if (
@@ -276,12 +293,9 @@ def _check_name(path: Path, info: zipfile.ZipInfo, limits: Limits) -> None:
         or any(sign in name for sign in '\\:*?"<>|')
         or name != info.filename
     ):
-        raise _bad(
-            path, f"the member name {name[:200]!r} is not a plain relative name, or is that of a folder"
-        )
+        raise refuse(f"the member name {name[:200]!r} is not a plain relative name, or is that of a folder")
     if len(name.encode("utf-8", "surrogatepass")) > limits.name_bytes or len(parts) > limits.depth:
-        raise _bad(
-            path,
+        raise refuse(
             f"the member name {name[:200]!r} is longer than {limits.name_bytes} bytes or deeper than {limits.depth}",
         )
 
@@ -306,7 +320,7 @@ def _wrong_with(info: zipfile.ZipInfo, limits: Limits) -> str:
     return ""
 
 
-def _bad(path: Path, what: str) -> BundleInvalid:
+def _not_a_bundle(path: Path, what: str) -> BundleInvalid:
     return BundleInvalid(
         f"{path} is not an acceptable bundle: {what}. Nothing was decompressed. Copy or export it again; "
         "limits=Limits(...) changes the limits where one of them was met."

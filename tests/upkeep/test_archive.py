@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import shutil
+import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -400,6 +401,53 @@ def test_links_devices_and_strange_headers_are_refused(
     long = tarfile.TarInfo("blobs/" + "0" * 300)
     with pytest.raises(ArchiveInvalid):
         untouched.restore_archive(tar_of(tmp_path / "long.tar.gz", (long, b"")))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("what", ["a name twice", "a link", "a method", "overlap", "a prefix", "a comment"])
+def test_a_zip_directory_that_readers_could_take_in_two_ways_is_refused(
+    what: str, packed: dict[str, Path], untouched: WorkspaceStore, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(packed["zip"], tmp_path / "odd.zip"))
+    with zipfile.ZipFile(path, "a") as archive:
+        if what == "a name twice":
+            archive.writestr("manifest.json", archive.read("manifest.json"))
+        elif what in ("a link", "a method"):
+            info = zipfile.ZipInfo("blobs/" + "0" * 64)
+            info.external_attr = (stat.S_IFLNK | 0o777) << 16 if what == "a link" else 0
+            info.compress_type = zipfile.ZIP_LZMA if what == "a method" else zipfile.ZIP_STORED
+            archive.writestr(info, b"/etc/passwd")
+        elif what == "overlap":
+            archive.infolist()[-1].header_offset = 0
+            archive.writestr("blobs/" + "0" * 64, b"")
+        elif what == "a comment":
+            archive.comment = b"hello"
+    if what == "a prefix":
+        path.write_bytes(b"PK" + path.read_bytes())
+    with pytest.raises(ArchiveInvalid, match="not an acceptable archive"):
+        untouched.restore_archive(path)
+
+
+@pytest.mark.parametrize("spoil", [False, True])
+def test_an_archive_with_the_directory_of_large_files_is_read_and_bounded(
+    spoil: bool,
+    source: Source,
+    target: WorkspaceStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch, WorkspaceStore(source.folder) as store:
+        patch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 3)
+        store.archive(tmp_path / "large.zip", runs=[source.first])
+    data = bytearray((tmp_path / "large.zip").read_bytes())
+    assert data[-98:-94] == b"PK\x06\x06"
+    if not spoil:
+        assert target.restore_archive(tmp_path / "large.zip").blobs == 2
+        return
+    data[-98 + 24 : -98 + 32] = data[-98 + 32 : -98 + 40] = (5_000).to_bytes(8, "little")
+    (tmp_path / "large.zip").write_bytes(data)
+    with pytest.raises(ArchiveInvalid, match="not an acceptable archive: it promises 5,000 members"):
+        target.restore_archive(tmp_path / "large.zip", limits=Limits(members=4_000))
 
 
 def test_nothing_is_decompressed_beyond_what_was_promised(

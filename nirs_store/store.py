@@ -17,7 +17,6 @@ import numpy as np
 from nirs_store.addresses import is_shared, user_path
 from nirs_store.audit.trail import Audit, attempted
 from nirs_store.blobs.cache import ByteLRU
-from nirs_store.chains.replay import FittedPredictor
 from nirs_store.db.layout import as_folder
 from nirs_store.db.session import Engine, Location, Settings
 from nirs_store.domain import Domain
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from nirs_store.backup import staging as staged_archives
     from nirs_store.bundle import container as bundle_limits
     from nirs_store.bundle import transfer as bundles
+    from nirs_store.chains import predictor as predictors
     from nirs_store.datasets import api as datasets_api
     from nirs_store.datasets import reader as dataset_reader
     from nirs_store.domain import frame as domain_frame
@@ -88,6 +88,7 @@ else:
     metrics = later("nirs_store.records.metrics")
     page = later("nirs_store.ui.server")
     plots = later("nirs_store.plots")
+    predictors = later("nirs_store.chains.predictor")
     registry = later("nirs_store.artifacts.registry")
     repairing = later("nirs_store.maintenance.repair")
     replaying = later("nirs_store.service.replaying")
@@ -1001,7 +1002,7 @@ class WorkspaceStore:
         """
         return self._replays.replay(chain_id, X, wavelengths, strict)
 
-    def predictor(self, chain_id: str, *, strict: bool = False) -> FittedPredictor:
+    def predictor(self, chain_id: str, *, strict: bool = False) -> predictors.ChainPredictor:
         """Return a chain as a fitted scikit-learn estimator.
 
         It loads all its models now, and needs the store no longer.

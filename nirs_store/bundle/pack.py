@@ -76,16 +76,6 @@ class ChainSource(Protocol):
         ...
 
 
-@runtime_checkable
-class HashingSource(ChainSource, Protocol):
-    """One that says which hash it has found the bytes to have, so that they need not be hashed again."""
-
-    def read_hashed(self, artifact_id: str) -> tuple[bytes, str]:
-        """Return the bytes as `read_artifact` does, and their SHA-256."""
-        # It was computed in this process, of the same unchanged file.
-        ...
-
-
 class Blobs:
     """The artifacts of one chain: each read once from the source, its hash compared, loaded when needed."""
 
@@ -103,11 +93,8 @@ class Blobs:
                 record = self._source.get_artifact(artifact_id)
                 if record is None:
                     raise UnknownId("artifact", artifact_id)
-                if isinstance(self._source, HashingSource):
-                    raw, found = self._source.read_hashed(artifact_id)
-                else:
-                    raw = bytes(self._source.read_artifact(artifact_id))
-                    found = sha256_hex(raw)
+                raw = bytes(self._source.read_artifact(artifact_id))
+                found = sha256_hex(raw)
             except ArtifactMissing:
                 raise
             except UnknownId as error:

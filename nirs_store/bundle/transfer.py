@@ -348,7 +348,7 @@ class _Found:
 
 
 class ExportSource:
-    """One stored chain, as an export looks things up in it (a `nirs_store.bundle.pack.HashingSource`)."""
+    """One stored chain, as an export looks things up in it (a `nirs_store.bundle.pack.ChainSource`)."""
 
     def __init__(self, engine: Engine, chain_id: str) -> None:
         self._engine = engine
@@ -369,10 +369,6 @@ class ExportSource:
     def read_artifact(self, artifact_id: str) -> bytes:
         """Return the stored bytes of an artifact, checked against their hash."""
         return artifacts.read_artifact(self._engine, artifact_id)
-
-    def read_hashed(self, artifact_id: str) -> tuple[bytes, str]:
-        """Return the same with their hash, which the store has compared once in this process."""
-        return artifacts.read_hashed(self._engine, artifact_id)
 
     def described(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of an export with what the workspace knows about the model; what was given wins."""

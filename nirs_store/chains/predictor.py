@@ -551,6 +551,10 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
 
+FittedPredictor = ChainPredictor
+"""The former name of what ``store.predictor`` returns, for annotations."""
+
+
 def detailed(
     plan: ReplayPlan,
     chain: Mapping[str, Any],

@@ -18,6 +18,7 @@ from nirs_store.chains.plan import Member, Names, ReplayPlan, Stage, text_names
 from nirs_store.chains.spectra import MODERATE, Spectra, magnitude, read_spectra
 from nirs_store.chains.steps import Operator
 from nirs_store.errors import ReplayError
+from nirs_store.lazy import imported_from
 from nirs_store.reading import Spectra as ReadSpectra
 from nirs_store.values import is_frame
 
@@ -73,49 +74,6 @@ def vote(labels: Sequence[Array], weights: Sequence[float] | None) -> Array:
     shares = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
     votes = np.tensordot(shares, np.stack(labels)[..., np.newaxis] == known, axes=1)
     return np.asarray(known[np.argmax(votes, axis=-1)])
-
-
-class FittedPredictor(Protocol):
-    """What ``store.predictor`` gives, for annotations: a `ChainPredictor`, whose class loads scikit-learn."""
-
-    chain: dict[str, Any]
-
-    @property
-    def n_features_in_(self) -> int:
-        """Channels that the spectra must have."""
-        ...
-
-    @property
-    def feature_names_in_(self) -> Array:
-        """Wavelengths as text."""
-        ...
-
-    @property
-    def classes_(self) -> Array:
-        """Labels of a classifier."""
-        ...
-
-    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
-        """Change nothing."""
-        ...
-
-    def predict(
-        self, X: Any, wavelengths: Any = None, *, return_std: bool = False, details: bool = False
-    ) -> Any:
-        """Predict new spectra."""
-        ...
-
-    def predict_details(self, X: Any, wavelengths: Any = None, **options: Any) -> Any:
-        """Predict new spectra with intervals and flags."""
-        ...
-
-    def predict_proba(self, X: Any, wavelengths: Any = None) -> Array:
-        """Return class probabilities."""
-        ...
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """R², or accuracy."""
-        ...
 
 
 class ReplaysChains(Protocol):
@@ -462,3 +420,7 @@ def _classes(bench: Workbench, member: Member) -> Array:
             "are for classifiers of a single output."
         )
     return _undo(bench, member.targets, model.classes_)
+
+
+# Its old home.
+__getattr__ = imported_from(__name__, {"nirs_store.chains.predictor": ("FittedPredictor",)})

@@ -392,13 +392,7 @@ def _require_row(engine: Engine, artifact_id: str) -> dict[str, Any]:
 
 def read_artifact(engine: Engine, artifact_id: str) -> bytes:
     """Return the bytes of an artifact, checked against their hash."""
-    return read_hashed(engine, artifact_id)[0]
-
-
-def read_hashed(engine: Engine, artifact_id: str) -> tuple[bytes, str]:
-    """Return the bytes of an artifact, and the hash that they were checked against."""
-    data, known = _read(engine, artifact_id)
-    return data, str(known["content_hash"])
+    return _read(engine, artifact_id)[0]
 
 
 def _read(engine: Engine, artifact_id: str) -> tuple[bytes, dict[str, Any]]:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import sys
 import threading
+import time
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from storekit import begin, chain_of, failing, predict, prediction, segments, whole_pipeline
 
 from nirs_store.db import recorder as recorder_module
 from nirs_store.db import session
+from nirs_store.db.journal import encode_array
 from nirs_store.db.lock import read_claims
-from nirs_store.db.recorder import FLUSH_AFTER
+from nirs_store.db.recorder import FLUSH_AFTER, BackgroundFlusher, Buffer, IdCache
+from nirs_store.db.schema import column_names
 from nirs_store.errors import InvalidInput, StoreClosed, UnknownId, WriteFailed
+from nirs_store.ids import naive
 from nirs_store.store import WorkspaceStore
 
 
@@ -331,3 +339,149 @@ def test_a_call_interrupted_at_any_line_has_recorded_all_of_its_rows_or_none(fol
         assert set(store.get_chains_for_pipeline(pipeline_id)["chain_id"]) == set(chains)
         done = store.list_pipelines(run_id).filter(status="completed")["pipeline_id"]
         assert [store.query_predictions(pipeline_id=each).height for each in done] == [2] * len(done)
+
+
+# -- Rows before their commit.
+
+
+def test_columns_that_are_not_given_are_null_and_unknown_ones_are_an_error() -> None:
+    buffer = Buffer()
+    assert not buffer
+    buffer.add("logs", {"log_id": "l", "event": "start"})
+    assert buffer
+    assert dict(zip(column_names("logs"), buffer.rows["logs"][0], strict=True))["message"] is None
+    with pytest.raises(KeyError, match="colour"):
+        buffer.add("logs", {"colour": "red"})
+
+
+def test_an_array_is_carried_once_a_commit_and_by_each_commit_that_names_it() -> None:
+    first, second, whole = Buffer(), Buffer(), Buffer()
+    row, _ = encode_array(np.arange(3.0), "y")
+    for buffer in (first, second):
+        assert buffer.add_array(row) == buffer.add_array(row) == row[0]
+        assert len(buffer.rows["arrays"]) == 1
+    for buffer in (first, second):
+        whole.absorb(buffer)
+    assert whole.rows["arrays"] == [row]
+
+
+def test_absorbing_keeps_the_order_and_the_claims() -> None:
+    one, two, whole = Buffer(), Buffer(), Buffer()
+    one.change("a", "1")
+    one.blobs.add("x")
+    two.change("b", "2")
+    two.add("logs", {"log_id": "l"})
+    whole.absorb(one)
+    whole.absorb(two, ("changes",))
+    assert [row[1] for row in whole.rows["changes"]] == ["a", "b"]
+    assert whole.rows["logs"] == []
+    assert whole.blobs == {"x"}
+
+
+def test_a_change_travels_as_strict_json() -> None:
+    buffer = Buffer()
+    buffer.change("complete_run", "r", {"summary": {"best": math.nan, "n": np.int64(3)}})
+    payload = buffer.rows["changes"][0][4]
+    assert json.loads(payload, parse_constant=pytest.fail) == {"summary": {"best": None, "n": 3}}
+    with pytest.raises(InvalidInput):
+        buffer.change("complete_run", "r", {"summary": object()})
+
+
+def test_times_are_utc() -> None:
+    moment = datetime(2026, 3, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    assert naive(moment) == datetime(2026, 3, 1, 10)
+    assert naive(datetime(2026, 3, 1, tzinfo=UTC)).tzinfo is None
+
+
+# -- The background thread: starts when needed, does what is due, ends.
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.next_flush: float | None = None
+        self.next_look: float | None = None
+        self.lingering = False
+        self.backlog = False
+        self.calls = 0
+
+    def keep(self) -> None:
+        self.calls += 1
+
+
+def until(condition: object, timeout: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition() and time.monotonic() < deadline:  # type: ignore[operator]
+        time.sleep(0.002)
+    assert condition()  # type: ignore[operator]
+
+
+def keepers() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name == "nirs_store background flusher"]
+
+
+def test_no_thread_runs_before_there_is_something_to_keep() -> None:
+    before = len(keepers())
+    kept = Kept()
+    keeper = BackgroundFlusher(kept)
+    assert len(keepers()) == before
+    keeper.wake()
+    until(lambda: kept.calls >= 1)
+    assert len(keepers()) == before + 1
+    keeper.stop()
+    assert len(keepers()) == before
+    keeper.wake()
+    assert len(keepers()) == before
+
+
+def test_it_comes_when_something_is_due_and_sleeps_otherwise() -> None:
+    kept = Kept()
+    keeper = BackgroundFlusher(kept)
+    keeper.wake()
+    until(lambda: kept.calls == 1)
+    time.sleep(0.1)
+    assert kept.calls == 1
+    kept.next_flush = time.monotonic() + 0.05
+    keeper.wake()
+    until(lambda: kept.calls == 2)
+    kept.next_flush = None
+    until(lambda: kept.calls == 3)
+    kept.lingering = True
+    keeper.wake()
+    until(lambda: kept.calls > 6)
+    keeper.stop()
+
+
+def test_an_interpreter_that_starts_no_more_threads_does_not_fail_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread at interpreter shutdown")
+
+    keeper = BackgroundFlusher(Kept())
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        keeper.wake()
+    keeper.stop()
+
+
+# -- What a process remembers to exist is bounded and can be forgotten.
+
+
+def test_it_remembers_notes_and_forgets_on_demand() -> None:
+    known = IdCache()
+    known.add("run", "a", {"n": 1})
+    assert known.get("run", "a") == {"n": 1}
+    assert ("run", "a") in known
+    assert known.get("pipeline", "a") is None
+    known.forget("run", "a")
+    known.forget("chain", "never seen")
+    assert ("run", "a") not in known
+
+
+def test_a_training_loop_of_millions_does_not_fill_the_memory() -> None:
+    known = IdCache(limit=3)
+    for number in range(10):
+        known.add("prediction", str(number), number)
+    assert [known.get("prediction", str(number)) for number in range(10)] == [None] * 7 + [7, 8, 9]
+    known.clear()
+    assert known.get("prediction", "9") is None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import tracemalloc
+import typing
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from nirs_store.chains import operators
+from nirs_store import chains
+from nirs_store.chains import folds, operators, plan, replay, spectra, trace
 from nirs_store.chains.operators import _inspect
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import predict, predict_proba, predicted_classes
@@ -445,3 +447,28 @@ def test_probabilities_and_labels_that_no_model_has_are_refused() -> None:
             predict_proba(plans[name], X, models.__getitem__)
     with pytest.raises(ReplayError, match="without one array of classes"):
         predicted_classes(plans["regressor"], models.__getitem__)
+
+
+# -- The package.
+
+
+def test_every_public_name_is_found_and_nothing_else() -> None:
+    for name in chains.__all__:
+        assert getattr(chains, name).__name__ == name
+    assert set(chains.__all__) <= set(dir(chains))
+    with pytest.raises(AttributeError, match="no attribute 'unknown'"):
+        _ = chains.unknown
+
+
+@pytest.mark.parametrize("module", [folds, plan, replay, spectra, trace])
+def test_annotations_resolve_to_real_objects(module: typing.Any) -> None:
+    own = [each for each in vars(module).values() if getattr(each, "__module__", "") == module.__name__]
+    assert own
+    for found in own:
+        if not callable(found) or found is replay.Load or typing.get_origin(found):
+            continue
+        typing.get_type_hints(found)
+        for member in vars(found).values() if isinstance(found, type) else ():
+            function = getattr(member, "__func__", getattr(member, "fget", member))
+            if callable(function):
+                typing.get_type_hints(function)

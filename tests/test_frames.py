@@ -7,78 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from framekit import COLUMNS, GRID, LABELS, MEAT, NAMES, TABLES, X, Y
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from nirs_store import WorkspaceStore, load_bundle, load_tecator, record_cross_validation, replay_chain
+from nirs_store import WorkspaceStore, load_bundle, record_cross_validation, replay_chain
 from nirs_store.errors import InvalidInput, ShapeMismatch
-from nirs_store.values import as_array, as_floats, index_names, is_frame, native
-
-MEAT = load_tecator()
-X, Y = MEAT.X[:48, ::10].copy(), MEAT.fat[:48].copy()
-GRID = [f"{w:g}" for w in MEAT.wavelengths[::10]]
-LABELS = np.where(Y > 15, "fatty", "lean")
-NAMES = [f"meat {i}" for i in range(48)]
-
-
-class ArrowArray:
-    """Nothing but the Arrow C array interface."""
-
-    def __init__(self, data: Any) -> None:
-        self._data = data
-
-    def __arrow_c_array__(self, requested_schema: object = None) -> Any:
-        return self._data.__arrow_c_array__(requested_schema)
-
-
-class ArrowStream:
-    """Nothing but the Arrow C stream interface."""
-
-    def __init__(self, data: Any) -> None:
-        self._data = data
-
-    def __arrow_c_stream__(self, requested_schema: object = None) -> Any:
-        return self._data.__arrow_c_stream__(requested_schema)
-
-
-def arrow_table() -> Any:
-    return pa.table({name: X[:, i] for i, name in enumerate(GRID)})
-
-
-TABLES: dict[str, Callable[[], Any]] = {
-    "polars": lambda: pl.DataFrame(X, schema=GRID),
-    "lazy polars": lambda: pl.LazyFrame(X, schema=GRID),
-    "pandas": lambda: pd.DataFrame(X, columns=GRID),
-    "pandas, numbers for names": lambda: pd.DataFrame(X, columns=[float(w) for w in GRID]),
-    "pandas, nullable": lambda: pd.DataFrame(X, columns=GRID).astype("Float64"),
-    "pandas, arrow": lambda: pd.DataFrame(X, columns=GRID).astype("double[pyarrow]"),
-    "pyarrow table": arrow_table,
-    "pyarrow batch": lambda: arrow_table().to_batches()[0],
-    "pyarrow reader": lambda: arrow_table().to_reader(),
-    "duckdb": lambda: duckdb.from_arrow(arrow_table()),
-    "arrow stream": lambda: ArrowStream(arrow_table()),
-    "arrow array": lambda: ArrowArray(arrow_table().to_batches()[0]),
-}
-COLUMNS: dict[str, Callable[[Any], Any]] = {
-    "list": list,
-    "polars": pl.Series,
-    "pandas": pd.Series,
-    "pandas, categories": lambda values: pd.Series(values, dtype="category"),
-    "pyarrow array": pa.array,
-    "pyarrow chunks": lambda values: pa.chunked_array([values[:20], values[20:]]),
-    "pyarrow dictionary": lambda values: pa.array(values).dictionary_encode(),
-    "arrow stream": lambda values: ArrowStream(pa.chunked_array([values])),
-    "arrow array": lambda values: ArrowArray(pa.array(values)),
-}
 
 
 @dataclass(frozen=True)
@@ -103,101 +45,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
         yield Trained(
             store, fat.chain_id, kind.chain_id, store.export_chain(fat.chain_id, folder / "fat.n4a")
         )
-
-
-# -- reading --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_every_table_becomes_the_same_array(name: str) -> None:
-    table = native(TABLES[name]())
-    assert is_frame(table)
-    np.testing.assert_array_equal(as_array(table), X)
-    assert as_array(table).dtype == np.float64
-
-
-@pytest.mark.parametrize("name", COLUMNS)
-def test_every_column_of_numbers_and_of_text_becomes_the_same_array(name: str) -> None:
-    np.testing.assert_array_equal(as_array(COLUMNS[name](Y)), Y)
-    assert as_array(COLUMNS[name](LABELS)).tolist() == LABELS.tolist()
-    assert as_array(COLUMNS[name]([1, 2] * 12)).dtype.kind == "i"
-
-
-def test_labels_that_look_like_numbers_stay_text() -> None:
-    for make in COLUMNS.values():
-        assert as_array(make(["1", "2"] * 12)).tolist() == ["1", "2"] * 12
-
-
-def test_missing_numbers_are_nan_whatever_marks_them() -> None:
-    for column in (
-        pl.Series([1.0, None]),
-        pl.Series([1, None]),
-        pd.Series([1.0, None]),
-        pd.Series([1, None], dtype="Int64"),
-        pd.DataFrame({"a": pd.array([1, None], dtype="Int64"), "b": [1.5, 2.5]}),
-        pa.array([1, None]),
-    ):
-        array = as_array(column)
-        assert array.dtype == np.float64
-        assert np.isnan(array[1]).any()
-
-
-def test_a_column_of_spectra_is_a_matrix() -> None:
-    for column in (
-        pl.Series(X.tolist()),
-        pl.Series(X),
-        pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), X.shape[1]),
-        pa.array(X.tolist()),
-    ):
-        np.testing.assert_array_equal(as_array(column), X)
-
-
-def test_numpy_arrays_are_passed_on_without_a_copy() -> None:
-    assert as_array(X) is X
-    assert native(X) is X
-
-
-def test_lists_of_different_lengths_are_refused_in_words() -> None:
-    with pytest.raises(InvalidInput, match="y_pred cannot be read as an array"):
-        as_array([[1], [1, 2]], "y_pred")
-
-
-def test_complex_numbers_are_not_taken_for_real_ones() -> None:
-    assert as_floats(np.array(["1.5", "2"])).tolist() == [1.5, 2.0]
-    with pytest.raises(TypeError, match="complex"):
-        as_floats(np.array([1 + 0j]))
-
-
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_masked_numbers_are_nan(dtype: Any) -> None:
-    masked = np.ma.masked_array(np.array([1.5, 2.5, 3.5], dtype), mask=[False, True, False])
-    found = as_array(masked)
-    assert type(found) is np.ndarray
-    assert found.dtype == dtype
-    np.testing.assert_array_equal(found, [1.5, np.nan, 3.5])
-    whole = as_array(np.ma.masked_array([1, 2], mask=False))
-    assert type(whole) is np.ndarray
-    assert whole.tolist() == [1, 2]
-
-
-@pytest.mark.parametrize("values", [[1, 2], ["beef", "pork"], [True, False]])
-def test_masked_values_that_cannot_be_nan_are_refused(values: list[Any]) -> None:
-    with pytest.raises(InvalidInput, match="y_pred: masked values"):
-        as_array(np.ma.masked_array(values, mask=[False, True]), "y_pred")
-
-
-def test_arrow_data_that_polars_cannot_hold_is_refused_in_words() -> None:
-    month = pa.array([(1, 2, 3)], type=pa.month_day_nano_interval())
-    with pytest.raises(InvalidInput, match="y_true holds Arrow data that cannot be read"):
-        native(month, "y_true")
-
-
-def test_only_an_index_of_text_names_rows() -> None:
-    names = index_names(pd.DataFrame(X, index=NAMES))
-    assert names is not None
-    assert names.tolist() == NAMES
-    for table in (X, pd.DataFrame(X), pd.DataFrame(X, index=range(5, 53)), pl.DataFrame(X), pd.DataFrame()):
-        assert index_names(table) is None
 
 
 # -- predicting -------------------------------------------------------------------------------------------

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rankkit import error, names, record
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
@@ -20,11 +21,9 @@ from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
 from nirs_store.bundle.transfer import ExportSource, known_scores
 from nirs_store.chains.folds import REFIT, fold_key
 from nirs_store.errors import InvalidInput
-from nirs_store.records import ranking as leaderboard
-from nirs_store.records.ranking import REFIT_FOLDS
 
+REFIT_FOLDS = ("final", "fold_final", "foldfinal", "refit", "fold_refit")
 Floats = NDArray[np.float64]
-Pair = tuple[Any, Any]
 SCORES = ("rmsecv", "rmsec", "rmsep", "mae", "bias", "sep", "r2", "rpd", "rpiq")
 
 
@@ -39,59 +38,6 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspaceSto
     """One store for all questions that are refused."""
     with WorkspaceStore(tmp_path_factory.mktemp("workspace")) as opened:
         yield opened
-
-
-def record(
-    store: WorkspaceStore,
-    name: str = "PLS(3)",
-    folds: Sequence[Pair] = (),
-    *,
-    refit: Pair | None = None,
-    test: Pair | None = None,
-    fold_tests: Sequence[Pair] = (),
-    recorded: Sequence[float | None] | None = None,
-    arrays: bool = True,
-    scores: Sequence[dict[str, Any]] = (),
-    metric: str = "rmse",
-    task_type: str = "regression",
-    dataset: str = "corn",
-    run: str = "a run",
-    preprocessings: str = "SNV",
-    model_class: str = "sklearn.cross_decomposition.PLSRegression",
-    **chain: Any,
-) -> str:
-    """Record a chain of which everything is known: pairs of measured and predicted values."""
-    parts = [(f"fold_{i}", "val", pair) for i, pair in enumerate(folds)]
-    parts += [("final", "train", refit)] * (refit is not None) + [("final", "test", test)] * (
-        test is not None
-    )
-    parts += [(f"fold_{i}", "test", pair) for i, pair in enumerate(fold_tests)]
-    with store.run(run, datasets=[dataset]) as opened, opened.pipeline(name, dataset_name=dataset) as p:
-        step = {"step_idx": 0, "operator_class": "a.Model", "params": {}, "stateless": True}
-        chain_id = store.save_chain(
-            p.pipeline_id, [step], 0, model_class, preprocessings, "per_fold", {}, {}, **chain
-        )
-        for i, (fold, partition, (y, yhat)) in enumerate(parts):
-            value = recorded[i] if recorded is not None else None
-            each = dict.fromkeys(("val_score", "test_score", "train_score")) | {f"{partition}_score": value}
-            prediction_id = store.save_prediction(
-                p.pipeline_id, chain_id, dataset, name, model_class, fold, partition, metric=metric,
-                task_type=task_type, n_samples=len(y), n_features=7, scores=scores[i] if scores else {},
-                best_params={}, branch_id=None, branch_name=None, exclusion_count=0, exclusion_rate=0.0, **each,
-            )  # fmt: skip
-            if arrays:
-                store.save_prediction_arrays(prediction_id, np.asarray(y), np.asarray(yhat))
-    return chain_id
-
-
-def error(rmse: float, n: int = 4) -> Pair:
-    """Values whose RMSE is known."""
-    y = np.arange(float(n))
-    return y, y + rmse
-
-
-def names(frame: Any) -> list[str]:
-    return list(frame["model_name"])
 
 
 # -- what the numbers are ----------------------------------------------------------------------------
@@ -201,8 +147,6 @@ def test_rows_for_averages_of_folds_are_not_pooled_with_the_folds(store: Workspa
 
 def test_the_refit_has_the_same_names_as_in_replay() -> None:
     assert {fold_key(name) for name in REFIT_FOLDS} == {REFIT}
-    for name in ("final", "fold_final", "refit", "foldfinal", "fold_refit"):
-        assert name in REFIT_FOLDS
 
 
 # -- chains without arrays ---------------------------------------------------------------------------
@@ -304,35 +248,6 @@ def test_what_cannot_be_scored_ranks_last_in_either_direction(store: WorkspaceSt
         assert names(ranked)[0] == "good", metric
         assert ranked.height == 6
         assert store.top_chains(1, metric=metric, ascending=ascending)["model_name"].to_list() == ["good"]
-
-
-def test_of_many_chains_only_the_best_are_scored_from_arrays_and_the_answer_is_the_same(
-    store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for rmse in (3.0, 1.0, 2.0, 5.0, 4.0):
-        record(store, f"{rmse}", [error(rmse)], recorded=[rmse])
-    record(store, "not recorded", [error(1.5)])
-    everything = store.top_chains(2)
-    monkeypatch.setattr(leaderboard, "_SCORED_CHAINS", 3)
-    scored: list[int] = []
-    inner = leaderboard._scored
-    monkeypatch.setattr(
-        leaderboard,
-        "_scored",
-        lambda con, found, *rest: (scored.append(found.height), inner(con, found, *rest))[1],
-    )
-    assert store.top_chains(2).equals(everything)
-    assert names(everything) == ["1.0", "not recorded"]
-    assert scored == [5], "four by their recorded scores, and the one that recorded none"
-
-
-def test_the_best_of_many_are_chosen_by_squares_and_not_by_a_mean_over_folds(
-    store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leaderboard, "_SCORED_CHAINS", 1)
-    for name, folds in (("uneven", (0.0, 1.9)), ("uneven too", (0.0, 1.9)), ("even", (1.0, 1.0))):
-        record(store, name, [error(each) for each in folds], recorded=folds)
-    assert names(store.top_chains(1)) == ["even"]
 
 
 # -- classifications -----------------------------------------------------------------------------------

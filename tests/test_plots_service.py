@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from clikit import invoke
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
@@ -303,10 +304,6 @@ def test_spectra_that_cannot_be_drawn_are_refused(X: Any, options: Any, error: t
 
 
 def test_every_figure_of_a_chain_has_a_name_and_its_data(tmp_path: Path) -> None:
-    from nirs_store.cli.commands import plot as command
-
-    shown = {name: not kind.spectra for name, kind in plots.KINDS.items()}
-    assert shown == dict.fromkeys(command._RECORDED, True) | dict.fromkeys(command._OF_SPECTRA, False)
     X, y = TECATOR.X[:50], TECATOR.fat[:50]
     with WorkspaceStore(tmp_path / "ws") as store:
         words: dict[str, Any] = {"dataset_name": "meat", "wavelengths": TECATOR.wavelengths, "target": "fat"}
@@ -348,3 +345,9 @@ def test_every_figure_of_a_chain_has_a_name_and_its_data(tmp_path: Path) -> None
                 store.plot(wrong, chain)
         with pytest.raises(InvalidInput, match="leave out X"):
             store.plot_data("folds", chain, X)
+
+    told = " ".join(invoke("plot", "no such figure", chain, "-w", tmp_path / "ws").output.split())
+    assert f"Figures: {', '.join(plots.KINDS)}." in told
+    of_spectra = ", ".join(name for name, kind in plots.KINDS.items() if kind.spectra)
+    told = " ".join(invoke("plot", "folds", chain, "--data", "x.csv", "-w", tmp_path / "ws").output.split())
+    assert f"--data goes with the figures {of_spectra}, not with 'folds'." in told

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from rankkit import error, names, record
 from storekit import Y_TRUE, Counting, begin, chain_of, predict, prediction
 
 from nirs_store.db import sql as frames
 from nirs_store.db.schema import arrow_schema, column_names
 from nirs_store.errors import CatalogDamaged, InvalidInput
 from nirs_store.records import predictions as prediction_queries
-from nirs_store.records import queries
+from nirs_store.records import queries, ranking
 from nirs_store.store import WorkspaceStore
 
 
@@ -343,3 +344,35 @@ def test_chains_of_a_pipeline_come_in_the_order_of_their_saving(
 ) -> None:
     ids = [chain_of(store, pipeline_id) for _ in range(4)]
     assert store.get_chains_for_pipeline(pipeline_id)["chain_id"].to_list() == ids
+
+
+# -- ranking
+
+
+def test_of_many_chains_only_the_best_are_scored_from_arrays_and_the_answer_is_the_same(
+    store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rmse in (3.0, 1.0, 2.0, 5.0, 4.0):
+        record(store, f"{rmse}", [error(rmse)], recorded=[rmse])
+    record(store, "not recorded", [error(1.5)])
+    everything = store.top_chains(2)
+    monkeypatch.setattr(ranking, "_SCORED_CHAINS", 3)
+    scored: list[int] = []
+    inner = ranking._scored
+    monkeypatch.setattr(
+        ranking,
+        "_scored",
+        lambda con, found, *rest: (scored.append(found.height), inner(con, found, *rest))[1],
+    )
+    assert store.top_chains(2).equals(everything)
+    assert names(everything) == ["1.0", "not recorded"]
+    assert scored == [5], "four by their recorded scores, and the one that recorded none"
+
+
+def test_the_best_of_many_are_chosen_by_squares_and_not_by_a_mean_over_folds(
+    store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "_SCORED_CHAINS", 1)
+    for name, folds in (("uneven", (0.0, 1.9)), ("uneven too", (0.0, 1.9)), ("even", (1.0, 1.0))):
+        record(store, name, [error(each) for each in folds], recorded=folds)
+    assert names(store.top_chains(1)) == ["even"]

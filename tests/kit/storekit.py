@@ -31,6 +31,13 @@ NO_FOLDERS: list[Any] = [
     "deep/" * 1000, "~nobody-of-that-name/ws", "what?", "what?/below", *([] if os.name == "nt" else ["C:\\wheat"]),
 ]  # fmt: skip
 
+# What names no folder, with a secret here and there.
+ADDRESSES = (
+    "s3://bucket/ws", "S3://bucket", "gs://b/w", "az://c/w", "abfss://c@a.dfs.core.windows.net/w", "https://host/ws",
+    "postgresql://u:geheim@host/db", "postgresql+psycopg://host/db", "sqlite:///ws.db", "md:ws", "motherduck:ws",
+    "file:///home/ann/ws", "hf://datasets/a/b", "  s3://bucket/ws", "s3:/bucket/ws", "ducklake:meta", "x-store://a",
+)  # fmt: skip
+
 
 # -- something to record -----------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from nirs_store.addresses import refuse_address, without_secret_words
 from nirs_store.cli._app import app
 from nirs_store.errors import InvalidInput
 from nirs_store.shared import moving
@@ -166,3 +167,35 @@ def test_the_command_line_takes_an_address_for_a_new_workspace_and_hides_passwor
     odd = run(app, ["ui", "postgresql://ann:hunter2@h/n"])
     assert odd.exit_code == 2
     assert SECRET not in odd.output
+
+
+# -- What is an address, and what is a secret.
+
+
+PATHS = (
+    "C:\\labs\\ws",
+    "C:/labs/ws",
+    "c:ws",
+    "./s3:/ws",
+    "data:2026",
+    "a b/c",
+    "/home/ann/s3:/ws",
+    "~/ws",
+    "ws",
+    ".",
+)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_stays_a_path(path: str) -> None:
+    refuse_address(path, "path")
+    # Of the front dot a Path keeps nothing.
+    refuse_address(Path(path).absolute(), "path")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--epochs", "3"], ["--key-file", "id.pub"], ["monkey=3"], ["--n-tokens", "5"], ["a@b.c"], ["--seed=7"]],
+)
+def test_what_is_no_secret_is_recorded(words: list[str]) -> None:
+    assert without_secret_words(words) == words

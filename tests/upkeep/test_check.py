@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
-from storekit import NO_FOLDERS, begin, chain_of
+from storekit import ADDRESSES, NO_FOLDERS, begin, chain_of
 from upkeepkit import Sample, age, leased, overwrite, sql, tree
 
 from nirs_store.blobs.local import aside_name
@@ -105,6 +105,18 @@ def test_a_check_that_waits_for_ever_is_answered(sample: Sample, timeout: float)
 def test_what_is_no_time_is_refused(recorded: Sample, timeout: Any) -> None:
     with pytest.raises(InvalidInput, match="lock_timeout: expected seconds"):
         check_workspace(recorded.path, lock_timeout=timeout)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_is_not_checked_as_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, kind: Callable[[str], Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInput, match="address") as caught:
+        check_workspace(kind(address))
+    assert "geheim" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("path", NO_FOLDERS)

@@ -319,7 +319,7 @@ def test_what_does_not_fit_the_file_is_refused(
 ) -> None:
     with pytest.raises(error):
         register(store, file, **changes)
-    assert store._engine.query(lambda con: con.execute("SELECT count(*) FROM blobs").fetchall()) == [(0,)]
+    assert store.sql("SELECT count(*) FROM blobs").item() == 0
 
 
 def test_a_file_that_is_not_there_is_missing_and_an_id_names_one_content(

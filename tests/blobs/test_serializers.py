@@ -251,7 +251,9 @@ def test_running_out_of_memory_is_not_called_a_matter_of_format():
 @pytest.mark.usefixtures("registry")
 def test_an_installed_package_can_bring_a_format(monkeypatch):
     points = [EntryPoint("shouting", f"{__name__}:Shouting", serializers.ENTRY_POINT_GROUP)]
-    monkeypatch.setattr(serializers, "entry_points", lambda group: points)
+    monkeypatch.setattr(
+        serializers, "entry_points", lambda group: points if group == "nirs_store.serializers" else []
+    )
     monkeypatch.setitem(sys.modules, __name__, sys.modules[Shouting.__module__])
 
     assert "shouting" in available_formats()
@@ -261,7 +263,9 @@ def test_an_installed_package_can_bring_a_format(monkeypatch):
 @pytest.mark.usefixtures("registry")
 def test_a_broken_plug_in_is_named_and_does_not_disturb_the_others(monkeypatch):
     points = [EntryPoint("broken", "no_such_module_at_all:thing", serializers.ENTRY_POINT_GROUP)]
-    monkeypatch.setattr(serializers, "entry_points", lambda group: points)
+    monkeypatch.setattr(
+        serializers, "entry_points", lambda group: points if group == "nirs_store.serializers" else []
+    )
 
     assert get_serializer("joblib").name == "joblib"
     with pytest.raises(UnknownFormat, match="no_such_module_at_all"):

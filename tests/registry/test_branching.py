@@ -207,7 +207,8 @@ def test_branched_steps_without_a_merge_are_refused_not_left_out(
         recorder.merge(branches=[[0], [5]])
     steps = [{"step_idx": 1, "operator_class": "merge", "operator_type": "merge"}, {"step_idx": 2}]
     model = store.save_artifact(Ridge().fit(LEFT, FAT), "Ridge", "model")
-    alone = store.save_chain(recorder._pipeline_id, steps, 2, "Ridge", "", "single", {"final": model}, {})
+    (pipeline_id,) = store.list_pipelines(store.list_runs()["run_id"].item())["pipeline_id"]
+    alone = store.save_chain(pipeline_id, steps, 2, "Ridge", "", "single", {"final": model}, {})
     with pytest.raises(ReplayError, match="no step before it"):
         store.replay_chain(alone, LEFT)
     with pytest.raises(InvalidInput, match="number from 0"), recorder.branch(-1):

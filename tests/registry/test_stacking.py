@@ -225,11 +225,12 @@ def test_names_decide_not_the_order_of_the_rows(store: WorkspaceStore) -> None:
 
 def test_sources_of_another_branch_are_refused(store: WorkspaceStore) -> None:
     run_id = store.begin_run("branches", {}, [{"name": "meat"}])
-    recorder = BranchRecorder(store, store.begin_pipeline(run_id, "p", {}, [], "meat", ""))
+    pipeline_id = store.begin_pipeline(run_id, "p", {}, [], "meat", "")
+    recorder = BranchRecorder(store, pipeline_id)
     with recorder.branch(0), recorder.branch(2):
         model = Ridge(0.3).fit(X, Y)
         chain = recorder.model(model)
-    key = store.save_prediction(recorder._pipeline_id, chain, "meat", "m", "Ridge", "fold_0", "val", 1.0, None, None,
+    key = store.save_prediction(pipeline_id, chain, "meat", "m", "Ridge", "fold_0", "val", 1.0, None, None,
                                 "rmse", "regression", 215, 20, {}, {}, None, None, 0, 0.0)  # fmt: skip
     store.save_prediction_arrays(key, Y, model.predict(X))
     with pytest.raises(InvalidInput, match="without sample_indices"):

@@ -291,11 +291,10 @@ def test_a_group_that_the_system_stops_half_way_leaves_no_new_member(
     store: WorkspaceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.files.put_group("m", {"a.bin": b"a", "b.bin": b"b"}, type="model_checkpoint")
-
     replace = os.replace
 
     def full(source: Path, target: Path) -> None:
-        if Path(target).name == "b.bin":
+        if Path(target) == tmp_path / "b.bin":
             raise OSError(28, "No space left on device")
         replace(source, target)
 

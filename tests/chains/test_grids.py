@@ -16,9 +16,6 @@ from sampling import covering
 from sklearn.cross_decomposition import PLSRegression
 
 from nirs_store import WorkspaceStore, load_bundle, record_cross_validation
-from nirs_store.chains.grids import differ, disordered, parse_header, same_grid
-from nirs_store.chains.plan import ReplayPlan
-from nirs_store.chains.spectra import read_spectra
 from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch
 
 NM = np.linspace(1100.0, 2490.0, 40)
@@ -151,62 +148,6 @@ def test_resampling_does_not_mix_units(ways: list[Any]) -> None:
         ways[1](wide, resample=True)
 
 
-FINE = np.linspace(4000.0, 400.0, 7468)
-
-
-@pytest.mark.parametrize(
-    ("found", "expected", "same"),
-    [
-        (np.round(FINE, 2), FINE, True),
-        (FINE, np.round(FINE, 2), True),
-        (FINE.astype(np.float32), FINE, True),
-        (np.float32(np.arange(12000, 11990, -0.01)), np.arange(12000, 11990, -0.01), True),
-        (np.round(FINE, 1), FINE, False),
-        (FINE + 0.012, FINE, False),
-        (np.arange(1100, 1110, 2), np.arange(1100, 1110, 2) + 0.4, False),
-        (np.array([1100, 1102, 1104]), np.array([1100, 1102.5, 1104]), False),
-        ([850.0, 850.0, 900.0], [850.0, 850.0, 900.2], True),
-        ([850.0, 850.0, 900.0], [850.0, 850.0, 901.0], False),
-    ],
-)
-def test_grids_agree_but_for_rounding(found: Any, expected: Any, same: bool) -> None:
-    found, expected = np.asarray(found, dtype=np.float64), np.asarray(expected, dtype=np.float64)
-    assert same_grid(found, expected) is same
-    plan = ReplayPlan.from_chain(
-        {"steps": [], "model_step_idx": 0, "fold_artifacts": {0: "m"}, "wavelengths": expected}
-    )
-    if same:
-        read_spectra(plan, np.ones((1, expected.size)), found)
-        return
-    with pytest.raises(ShapeMismatch) as error:
-        read_spectra(plan, np.ones((1, expected.size)), found)
-    first, second = str(error.value).partition(" is at ")[2].split(". Resample")[0].split(", expected ")
-    assert float(first) != float(second)
-
-
-def test_two_numbers_that_differ_are_shown_as_such() -> None:
-    assert (
-        differ(np.array([1007.9575]), np.array([1007.9600])) == "channel 0 is at 1007.957, expected 1007.96"
-    )
-
-
-@pytest.mark.parametrize(
-    ("names", "values", "unit"),
-    [
-        (["10.000,5", "9.090"], [10000.5, 9090.0], None),
-        (["10,000.5", "9,090"], [10000.5, 9090.0], None),
-        (["9.090", "8.5"], [9.09, 8.5], None),
-        (["1.1 µm", "1.2 µm"], [1100.0, 1200.0], "nm"),
-        ([850, 852.5, np.float32(855)], [850.0, 852.5, 855.0], None),
-        (["x1", "x2", "y"], [None, None, None], None),
-        (["X850", "X852", "id"], [850.0, 852.0, None], None),
-        (["850", "x1"], [850.0, None], None),
-    ],
-)
-def test_a_header_is_read_as_a_whole(names: list[Any], values: list[Any], unit: str | None) -> None:
-    assert parse_header(names) == (values, unit)
-
-
 # -- What is recorded.
 
 
@@ -288,18 +229,3 @@ def test_wavelengths_may_be_text_and_micrometres(tmp_path: Path) -> None:
             store.replay_chain(chain["chain_id"], X[:3], wavelengths=NM)
         with pytest.warns(RecordingWarning, match="beyond the near infrared"):
             recorded(store, X, wavelengths=CM, wavelength_unit="nm")
-
-
-def test_what_is_in_order_or_falls_as_wavelengths_do_is_not_disordered() -> None:
-    for names in (
-        ["V0", "V1", "V10"],
-        ["2500", "2499"],
-        [2500, 2499],
-        ["R990", "R980"],
-        ["a", "c", "b"],
-        ["x1"],
-        ["a1", "b0"],
-    ):
-        assert disordered(names) is None  # type: ignore[arg-type]
-    assert disordered(["R980", "R990", "R985"]) == "R980, R990, R985"
-    assert disordered(["X1", "X2", "X3", "X5", "X4"]) == "..., X5, X4"

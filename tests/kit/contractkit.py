@@ -42,7 +42,7 @@ OUTSIDE = {
         "bundle/test_a", "bundle/test_c", "bundle/test_f", "bundle/test_h", "bundle/test_l", "bundle/test_m",
         "bundle/test_n", "bundle/test_p", "bundle/test_r", "bundle/test_sa", "bundle/test_sc", "bundle/test_str",
         "bundle/test_w", "chains/test_builder", "chains/test_c", "chains/test_folds", "chains/test_operators",
-        "chains/test_package", "chains/test_plan", "chains/test_replay_limits", "chains/test_resample", "chains/test_sources", "chains/test_trace",
+        "chains/test_plan", "chains/test_replay_limits", "chains/test_resample", "chains/test_sources", "chains/test_trace",
         "choosing/test_rules", "cli/test_fit_errors", "cli/test_output", "cli/test_read", "diagnosing/test_latent",
         "domain/test_measure", "reading/", "recording/test_steps", "registry/test_graph", "registry/test_ids",
         "screening/test_fit", "screening/test_preprocessing", "test_datasets", "test_docs", "test_errors",

@@ -21,9 +21,7 @@ from storekit import begin, blob_keys, blob_root, chain_of, predict, snapshot, w
 from nirs_store import WorkspaceStore
 from nirs_store.backup import staging as archive_restore
 from nirs_store.backup.container import Limits
-from nirs_store.db.schema import column_names
 from nirs_store.errors import ArchiveInvalid, InvalidInput, SchemaTooNew, UnknownId
-from nirs_store.ids import now_naive
 
 FORMATS = ("tar.gz", "tar.zst", "zip")
 TABLES = ("runs", "pipelines", "chains", "predictions", "prediction_arrays", "arrays", "logs", "evaluations")
@@ -168,25 +166,16 @@ def test_a_deleted_run_comes_back_from_its_archive(folder: Path, tmp_path: Path)
 
 
 def test_a_file_that_is_there_already_under_a_name_gets_the_next_numbers(tmp_path: Path) -> None:
-    row = {
-        "name": "a/b", "type": "report", "kind": "file", "status": "completed", "mode": "production",
-        "size_bytes": 0, "stored_bytes": 0, "compression": "none", "is_latest": True,
-        "created_at": now_naive(), "updated_at": now_naive(),
-    }  # fmt: skip
-    names = ("version_id", "version", *(name for name in row if name in column_names("file_versions")))
-    insert = f"INSERT INTO file_versions ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
-    values = [row[name] for name in names[2:]]
     with WorkspaceStore(tmp_path / "one") as one, WorkspaceStore(tmp_path / "two") as two:
-        for store, ids in ((one, ("p", "q")), (two, ("x",))):
-            for version, identifier in enumerate(ids, start=1):
-                store._engine.change(
-                    lambda con, i=identifier, v=version: con.execute(insert, [i, v, *values]).fetchall()
-                )
+        p, q, x = (
+            store.files.put(content, "a/b", type="report").version_id
+            for store, content in ((one, b"p"), (one, b"q"), (two, b"x"))
+        )
         one.archive(tmp_path / "f.zip", files=["a/*"])
         for _ in range(2):
             two.restore_archive(tmp_path / "f.zip")
         found = two.sql("SELECT version_id, version FROM file_versions ORDER BY version").rows()
-        assert found == [("x", 1), ("p", 2), ("q", 3)]
+        assert found == [(x, 1), (p, 2), (q, 3)]
         with pytest.raises(UnknownId, match="file"):
             one.archive(tmp_path / "g.zip", files=["nothing/*"])
 

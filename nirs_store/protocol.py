@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
+from nirs_store.errors import UnknownId
 from nirs_store.lazy import polars as pl
 
 
@@ -187,3 +188,11 @@ class WorkspaceStoreProtocol(RecordingStore, Protocol):
 
     def export_chain(self, chain_id: str, output_path: Path, format: str = "n4a") -> Path:
         """Write a chain as a bundle."""
+
+
+def chain_of(store: ReadsChains, chain_id: str) -> dict[str, Any]:
+    """Return a chain; raise where no chain has that id."""
+    chain = store.get_chain(chain_id)
+    if chain is None:
+        raise UnknownId("chain", chain_id)
+    return chain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,30 +16,24 @@ from nirs_store.records import artifacts
 from nirs_store.records.artifacts import add_link, known_record, save_record
 from nirs_store.records.runs import require_open_pipeline
 
+# What is read from the last node of the chain path where it is not said.
+_PLACE = ("branch_path", "source_index", "step_index", "substep_index")
+_SAID = ("chain_path", "custom_name", "input_data_hash", "dataset_hash")
 
-def save(
-    engine: Engine,
-    obj: Any,
-    artifact_id: str,
-    kind: str,
-    chain_path: str,
-    depends_on: Iterable[str],
-    config: MetaModelConfig,
-    format: str,
-    blob_id: str | None,
-    place: Mapping[str, Any],
-    about: Mapping[str, Any],
-) -> ArtifactRecord:
-    """Save an object, unless `blob_id` names one that is there, and its record; see `ArtifactRegistry.register`."""
+
+def save(engine: Engine, obj: Any, artifact_id: str, about: Mapping[str, Any]) -> ArtifactRecord:
+    """Save an object and its record; `about` has the other arguments of `ArtifactRegistry.register`."""
     from nirs_store.bundle.manifest import library_version
     from nirs_store.estimators import class_path
 
     parsed = parse_artifact_id(artifact_id)
     require_open_pipeline(engine, parsed.pipeline_id)
+    kind, chain_path, blob_id = str(about["artifact_type"]), about["chain_path"], about["blob_id"]
+    config = about["meta_config"] or MetaModelConfig()
     last = parse_chain(chain_path)[-1] if chain_path else None
     sources = {str(each["artifact_id"]): int(each["feature_index"]) for each in config.source_models}
     links = [_link(engine, artifact_id, target, SOURCE, index) for target, index in sources.items()]
-    others = [target for target in dict.fromkeys(depends_on) if target not in sources]
+    others = [target for target in dict.fromkeys(about["depends_on"] or ()) if target not in sources]
     links += [_link(engine, artifact_id, target, DEPENDS, None) for target in others]
     known = known_record(engine, artifact_id, ask=False)
     if known is not None and known["chain_path"] != chain_path:
@@ -50,6 +44,7 @@ def save(
     name = ""
     if blob_id is None:
         name = class_path(type(obj))
+        format = about["format_hint"] or "joblib"
         blob_id = artifacts.save_artifact(engine, obj, name, kind, format, parsed.pipeline_id)
     file = artifacts.require_artifact(engine, blob_id)
     if known is not None and known["artifact_id"] != blob_id:
@@ -57,15 +52,15 @@ def save(
             f"{artifact_id!r} names another object already ({known['artifact_id'][:SHORT]}…). Its record was "
             "left as it is; give the new object a fold, substep or pipeline of its own."
         )
-    where = {key: getattr(last, key, None) if value is None else value for key, value in place.items()}
+    place = {key: getattr(last, key, None) if about[key] is None else about[key] for key in _PLACE}
     values = {
-        **about,
-        **where,
-        "branch_path": list(where["branch_path"] or ()),
+        **{key: about[key] for key in _SAID},
+        **place,
+        "branch_path": list(place["branch_path"] or ()),
+        "params": dict(about["params"] or {}),
         "record_id": artifact_id,
         "artifact_id": blob_id,
         "pipeline_id": parsed.pipeline_id,
-        "chain_path": chain_path,
         "fold_id": parsed.fold_id,
         "artifact_type": kind,
         "class_name": name or file["operator_class"] or (last.class_name if last else ""),

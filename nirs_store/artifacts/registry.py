@@ -143,22 +143,8 @@ class ArtifactRegistry(View):
             The id names another object or another place already; the pipeline has failed. Nothing was
             recorded.
         """
-        place = {
-            "branch_path": branch_path,
-            "source_index": source_index,
-            "step_index": step_index,
-            "substep_index": substep_index,
-        }
-        about = {
-            "custom_name": custom_name,
-            "params": dict(params or {}),
-            "input_data_hash": input_data_hash,
-            "dataset_hash": dataset_hash,
-        }
-        record = register.save(
-            self._engine, obj, artifact_id, str(artifact_type), chain_path, depends_on or (),
-            meta_config or MetaModelConfig(), format_hint or "joblib", blob_id, place, about,
-        )  # fmt: skip
+        about = {k: v for k, v in locals().items() if k not in ("self", "obj", "artifact_id")}
+        record = register.save(self._engine, obj, artifact_id, about)
         self._noted.append(record.blob_id)
         return record
 

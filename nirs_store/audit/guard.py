@@ -100,10 +100,7 @@ class GuardRules:
             A pattern that is not a regular expression, an empty key. Nothing was changed.
         """
         more = _forbidden(keys, patterns)
-        self._set(
-            lambda now: _with(now, more),
-            {"forbid": {"keys": list(more.keys), "patterns": list(more.patterns)}},
-        )
+        self._set(lambda now: _with(now, more), {"forbid": as_setting(more)})
 
     def allow(self, *, keys: Iterable[str] = (), patterns: Iterable[str] = ()) -> None:
         """Remove rules; skip those that do not exist."""
@@ -171,7 +168,8 @@ def _forbidden(keys: Iterable[str], patterns: Iterable[str]) -> Guard:
 
 
 def _with(now: Guard, more: Guard) -> Guard:
-    return Guard(_united(now.keys, more.keys), _united(now.patterns, more.patterns))
+    keys, patterns = ((*now.keys, *more.keys), (*now.patterns, *more.patterns))
+    return Guard(tuple(dict.fromkeys(keys)), tuple(dict.fromkeys(patterns)))
 
 
 def _without(now: Guard, less: Guard) -> Guard:
@@ -187,7 +185,3 @@ def _texts(values: Iterable[str], name: str) -> tuple[str, ...]:
     if isinstance(values, str) or not all(isinstance(value, str) for value in given):
         raise InvalidInput(f"{name}: expected a list of texts. Nothing was changed.")
     return given
-
-
-def _united(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*first, *second)))

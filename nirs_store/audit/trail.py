@@ -7,6 +7,7 @@ import functools
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from itertools import groupby
@@ -18,7 +19,6 @@ from nirs_store.audit.guard import GuardRules, store_setting
 from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.db.changes import Break, Head, head_of, read_head, verify_chain
 from nirs_store.db.database import Connection
-from nirs_store.db.layout import Layout
 from nirs_store.db.session import Engine
 from nirs_store.errors import InvalidInput, NirsStoreError, UnknownFormat, did_you_mean
 from nirs_store.ids import naive, utcnow
@@ -35,14 +35,11 @@ OBJECT_KINDS = (
 )  # fmt: skip
 """What entries, links and pins can be about."""
 
-_COLUMNS = (
-    "number, made_at, user_name AS user, host, pid, operation, object_kind, object_id, success, message, "
-    "details, previous_hash, entry_hash"
-)
 EXPORTED = (
     "number", "made_at", "user", "host", "pid", "operation", "object_kind", "object_id", "success", "message",
     "details", "previous_hash", "entry_hash",
 )  # fmt: skip
+_COLUMNS = ", ".join("user_name AS user" if name == "user" else name for name in EXPORTED)
 _BATCH = 4096
 
 
@@ -109,7 +106,7 @@ OPERATIONS = (
 
 def _check_operations(con: Connection, operation: Any) -> None:
     """Refuse an operation that is neither noted by this version nor in the trail."""
-    for name in (operation,) if isinstance(operation, str) else tuple(operation or ()):
+    for name in (operation,) if isinstance(operation, str) else operation:
         if name in OPERATIONS:
             continue
         # What another version of this library noted can be asked for as well.
@@ -124,44 +121,37 @@ def _check_operations(con: Connection, operation: Any) -> None:
             )
 
 
-def _where(
-    operation: str | Sequence[str] | None,
-    success: bool | None,
-    since: Any,
-    until: Any,
-    object_kind: str | None,
-    object_id: str | None,
-    user: str | None,
-) -> tuple[str, dict[str, Any]]:
-    where: list[str] = ["TRUE"]
-    params: dict[str, Any] = {}
-    if operation is not None:
-        where.append("list_contains($operations, operation)")
-        params["operations"] = [operation] if isinstance(operation, str) else list(operation)
-    if object_kind is not None:
-        check_kind(object_kind)
-    for column, value in (
-        ("success", success),
-        ("object_kind", object_kind),
-        ("object_id", object_id),
-        ("user_name", user),
-    ):
-        if value is not None:
-            where.append(f"{column} = ${column}")
-            params[column] = value
-    for name, sign, value in (("since", ">=", since), ("until", "<", until)):
-        if value is not None:
-            where.append(f"made_at {sign} ${name}")
-            params[name] = moment(value, name)
-    return " AND ".join(where), params
+_FILTERS = {
+    "operation": "list_contains($operation, operation)",
+    "success": "success = $success",
+    "object_kind": "object_kind = $object_kind",
+    "object_id": "object_id = $object_id",
+    "user": "user_name = $user",
+    "since": "made_at >= $since",
+    "until": "made_at < $until",
+}
+
+
+def _where(con: Connection, filters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Check filters as `Audit.query` takes them; return the condition and its parameters."""
+    params = {name: value for name, value in filters.items() if value is not None}
+    if "operation" in params:
+        _check_operations(con, params["operation"])
+        given = params["operation"]
+        params["operation"] = [given] if isinstance(given, str) else list(given)
+    if "object_kind" in params:
+        check_kind(params["object_kind"])
+    for name in ("since", "until"):
+        if name in params:
+            params[name] = moment(params[name], name)
+    return " AND ".join(["TRUE", *(_FILTERS[name] for name in params)]), params
 
 
 def audit_frame(
     con: Connection, *, limit: int | None, offset: int = 0, newest_first: bool = False, **filters: Any
 ) -> pl.DataFrame:
     """Entries that fit, in order of their number."""
-    _check_operations(con, filters["operation"])
-    where, params = _where(**filters)
+    where, params = _where(con, filters)
     order = "DESC" if newest_first else "ASC"
     return frame(
         con,
@@ -173,8 +163,7 @@ def audit_frame(
 def audit_rows(con: Connection, *, by_month: bool, **filters: Any) -> Iterator[dict[str, Any]]:
     """Entries that fit, one after the other, however many; months first where that is asked."""
     # Entries are numbered as they reach the catalog: around the end of a month that need not be their time.
-    _check_operations(con, filters["operation"])
-    where, params = _where(**filters)
+    where, params = _where(con, filters)
     cursor = con.cursor()
     try:
         cursor.execute(
@@ -257,21 +246,8 @@ def export_entries(
 
     def ask(con: Connection) -> tuple[list[Path], Head]:
         head = head_of(con)
-        rows = (
-            _plain(row)
-            for row in audit_rows(
-                con,
-                operation=None,
-                success=None,
-                since=since,
-                until=until,
-                object_kind=None,
-                object_id=None,
-                user=None,
-                by_month=format == "jsonl",
-            )
-        )
-        return _write(path, format, rows, head), head
+        rows = audit_rows(con, by_month=format == "jsonl", since=since, until=until)
+        return _write(path, format, map(_plain, rows), head), head
 
     return engine.query(ask)
 
@@ -390,12 +366,6 @@ class AuditReport:
         )
 
 
-def kept_heads(layout: Layout) -> list[Head]:
-    """Return the head that was handed out last, as the workspace keeps it."""
-    head = read_head(layout)
-    return [] if head is None else [head]
-
-
 def as_head(given: Any) -> Head:
     """Take what `Audit.head` gave, also as it comes back from JSON."""
     try:
@@ -412,24 +382,16 @@ def as_head(given: Any) -> Head:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+@contextmanager
 def attempting(
     engine: Engine, operation: str, kind: str | None = None, identifier: object = None
-) -> _Attempt:
-    """Make a context that notes an error that leaves it, once an error."""
-    return _Attempt(engine, operation, kind, identifier)
-
-
-class _Attempt:
-    def __init__(self, engine: Engine, operation: str, kind: str | None, identifier: object) -> None:
-        self._about = (engine, operation, kind, identifier)
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
-        if isinstance(error, (NirsStoreError, OSError)):
-            engine, operation, about, identifier = self._about
-            audit_notes.note_failure(engine, error, operation, about, identifier)
+) -> Iterator[None]:
+    """Note an error that leaves the block, once an error."""
+    try:
+        yield
+    except (NirsStoreError, OSError) as error:
+        audit_notes.note_failure(engine, error, operation, kind, identifier)
+        raise
 
 
 def attempted(operation: str, kind: str | None = None) -> Callable[[F], F]:
@@ -439,12 +401,11 @@ def attempted(operation: str, kind: str | None = None) -> Callable[[F], F]:
     def decorate(method: F) -> F:
         @functools.wraps(method)
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            # Not by `attempting`: recording a prediction comes this way.
             try:
                 return method(self, *args, **kwargs)
             except (NirsStoreError, OSError) as error:
-                subject = None
-                if kind is not None:
-                    subject = args[0] if args else next(iter(kwargs.values()), None)
+                subject = next(iter((*args, *kwargs.values())), None) if kind is not None else None
                 audit_notes.note_failure(self._engine, error, operation, kind, subject)
                 raise
 
@@ -650,12 +611,18 @@ class Audit:
         AuditReport
             With ``ok``; prints itself.
         """
-        kept = kept_heads(self._engine.layout)
-        given = [] if head is None else [as_head(head)]
+        kept = read_head(self._engine.layout)
+        given = None if head is None else as_head(head)
 
         def ask(con: Connection) -> AuditReport:
-            entries, breaks = verify_chain(con, [*kept, *given])
-            return AuditReport(entries, head_of(con), tuple(breaks), bool(kept), bool(given))
+            entries, breaks = verify_chain(con, [each for each in (kept, given) if each is not None])
+            return AuditReport(
+                entries,
+                head_of(con),
+                tuple(breaks),
+                kept_head=kept is not None,
+                outside_head=given is not None,
+            )
 
         return self._engine.query(ask)
 

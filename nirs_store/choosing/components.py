@@ -15,7 +15,7 @@ from nirs_store.choosing.rules import Rule, errors_of_the_mean, select_component
 from nirs_store.display import with_unit
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.lazy import polars as pl
-from nirs_store.protocol import ReadsRuns
+from nirs_store.protocol import ReadsRuns, chain_of
 
 __all__ = ["ComponentChoice", "Errors", "errors_of_run", "suggest_components"]
 
@@ -152,9 +152,7 @@ def suggest_components(
         raise InvalidInput("chains: expected a run, a chain, or several chains; found none.")
     runs, rows = [], {}
     for chain_id in wanted:
-        chain = store.get_chain(chain_id)
-        if chain is None:
-            raise UnknownId("chain", chain_id)
+        chain = chain_of(store, chain_id)
         pipeline = store.get_pipeline(chain["pipeline_id"])
         runs.append("" if pipeline is None else str(pipeline["run_id"]))
         rows[str(chain["chain_id"])] = chain

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from nirs_store.chains.family import family_of
 from nirs_store.chains.one_target import one_target
 from nirs_store.choosing.components import Errors, errors_of_run, searched, several
-from nirs_store.errors import InvalidInput, UnknownId
-from nirs_store.protocol import ReadsRuns
+from nirs_store.choosing.rules import flipped_means
+from nirs_store.errors import InvalidInput
+from nirs_store.protocol import ReadsRuns, chain_of
 
 Floats = NDArray[np.float64]
-_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,8 @@ def paired_p_value(first: Floats, second: Floats, *, n_permutations: int = 9999,
     """
     differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     observed = abs(differences.mean()) - 1e-12 * np.abs(differences).mean()
-    random, count, left = np.random.default_rng(seed), 0, n_permutations
-    while left:
-        size = min(left, max(1, _BLOCK // len(differences)))
-        signs = random.integers(0, 2, size=(size, len(differences)), dtype=np.int8) * 2.0 - 1.0
-        count += int((np.abs(signs @ differences) / len(differences) >= observed).sum())
-        left -= size
+    flipped = flipped_means(differences, n_permutations, seed)
+    count = sum(int((np.abs(means) >= observed).sum()) for means in flipped)
     return (count + 0.5) / (n_permutations + 1)
 
 
@@ -132,7 +128,7 @@ def compare_errors(
         The chains have fewer than 5 samples in common, measured values that differ, or other targets.
     """
     store = one_target(store, target)
-    rows = [_chain(store, each) for each in (first, second)]
+    rows = [chain_of(store, each) for each in (first, second)]
     targets = [family_of(row)[:2] for row in rows]
     names, units = ([pair[i] for pair in targets] for i in (0, 1))
     if names[0] != names[1] or (units[0] != units[1] and all(units)):
@@ -160,13 +156,6 @@ def compare_errors(
         paired_p_value(squares[0], squares[1], n_permutations=n_permutations, seed=seed),
         alpha,
     )
-
-
-def _chain(store: ReadsRuns, chain_id: str) -> dict[str, Any]:
-    chain = store.get_chain(chain_id)
-    if chain is None:
-        raise UnknownId("chain", chain_id)
-    return chain
 
 
 def _by_sample(store: ReadsRuns, chain: dict[str, Any]) -> dict[Any, tuple[float, float]]:

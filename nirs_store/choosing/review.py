@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from nirs_store.chains.family import components_of
 from nirs_store.chains.one_target import one_target, targets_of
 from nirs_store.choosing.components import suggest_components
-from nirs_store.errors import InvalidInput, UnknownDataset, UnknownId
+from nirs_store.errors import InvalidInput, UnknownDataset
 from nirs_store.ids import spectrum_hashes
 from nirs_store.lazy import polars as pl
-from nirs_store.protocol import ReadsChains
+from nirs_store.protocol import ReadsChains, chain_of
 from nirs_store.reading import Spectra
 
 __all__ = ["CODES", "Finding", "Review", "review"]
@@ -109,6 +109,15 @@ class Material:
         arrays = self.store.get_prediction_arrays(rows["prediction_id"].to_list())
         return [row | arrays.get(row["prediction_id"], {}) for row in rows.iter_rows(named=True)]
 
+    @property
+    def folds(self) -> list[Any]:
+        """Return the folds with out-of-fold predictions; raise where there are none."""
+        validated = {part["fold_id"] for part in self.parts if part["partition"] == "val"}
+        found = sorted(fold for fold in validated if not _is_final(fold))
+        if not found:
+            raise Missing
+        return found
+
     def pooled(self, partition: str, *, final: bool) -> tuple[Floats, Floats]:
         """Return measured and predicted values of a partition, of the refit or of all folds together."""
         chosen = [p for p in self.parts if p["partition"] == partition and _is_final(p["fold_id"]) == final]
@@ -196,10 +205,7 @@ def _is_final(fold: Any) -> bool:
 
 
 def _split_names(m: Material) -> Iterator[str]:
-    folds = sorted({p["fold_id"] for p in m.parts if p["partition"] == "val" and not _is_final(p["fold_id"])})
-    if not folds:
-        raise Missing
-    for fold in folds:
+    for fold in m.folds:
         both = m.ids("val", fold) & m.ids("train", fold)
         if both:
             yield f"{fold}: {len(both)} samples, for example {sorted(map(str, both))[0]}, are fitted and predicted."
@@ -361,9 +367,7 @@ def _replicates(m: Material) -> Iterator[str]:
                 "groups, so replicates may be on both sides of a fold."
             )
             return
-    folds = sorted({p["fold_id"] for p in m.parts if p["partition"] == "val" and not _is_final(p["fold_id"])})
-    if not folds:
-        raise Missing
+    folds = m.folds
     labels = _labels(m.calibration)
     marks = {"spectrum": spectrum_hashes(m.calibration.X)}
     if m.calibration.groups is not None:
@@ -503,9 +507,7 @@ def review(store: ReadsChains, chain_id: str, target: str | int | None = None) -
     Samples advised: ASTM E1655 (24, or 6 (A + 1) for centered data). Bias, and slope of measured on predicted: t tests
     at 95 % after ISO 12099. RMSECV against SEC: F test at 95 %. Tails: Anscombe and Glynn's test of kurtosis at 1 %.
     """
-    chain = one_target(store, target).get_chain(chain_id)
-    if chain is None:
-        raise UnknownId("chain", chain_id)
+    chain = chain_of(one_target(store, target), chain_id)
     each = [target] if target is not None else _targets(store, chain)
     found, checked = [], []
     for name in each:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -61,13 +61,20 @@ def p_values(errors: Floats, reference: int, *, n_permutations: int, seed: int) 
     observed = differences.mean(axis=0)
     # A flipped mean that differs from the observed one by rounding alone counts as equal.
     observed = observed - 1e-12 * np.abs(differences).mean(axis=0)
-    random, counts, left = np.random.default_rng(seed), np.zeros(differences.shape[1]), n_permutations
-    while left:
-        size = min(left, max(1, _BLOCK // len(errors)))
-        signs = random.integers(0, 2, size=(size, len(errors)), dtype=np.int8) * 2.0 - 1.0
-        counts += (signs @ differences / len(errors) >= observed).sum(axis=0)
-        left -= size
+    counts = np.zeros(differences.shape[1])
+    for means in flipped_means(differences, n_permutations, seed):
+        counts += (means >= observed).sum(axis=0)
     return np.insert((counts + 0.5) / (n_permutations + 1), reference, np.nan)
+
+
+def flipped_means(differences: Floats, n_permutations: int, seed: int) -> Iterator[Floats]:
+    """Yield means of differences whose signs are flipped at random, some of the permutations at a time."""
+    random, n, left = np.random.default_rng(seed), len(differences), n_permutations
+    while left:
+        size = min(left, max(1, _BLOCK // n))
+        signs = random.integers(0, 2, size=(size, n), dtype=np.int8) * 2.0 - 1.0
+        yield signs @ differences / n
+        left -= size
 
 
 def wold_ratios(errors: Floats) -> Floats:

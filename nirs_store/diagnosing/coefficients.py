@@ -14,9 +14,9 @@ from nirs_store.chains.operators import Workbench
 from nirs_store.chains.origins import channel_origins
 from nirs_store.chains.plan import Member
 from nirs_store.chains.predictor import channels
-from nirs_store.errors import InvalidInput, NirsStoreError, UnknownId
+from nirs_store.errors import InvalidInput, NirsStoreError
 from nirs_store.lazy import polars as pl
-from nirs_store.protocol import ReadsChains
+from nirs_store.protocol import ReadsChains, chain_of
 
 Floats = NDArray[np.float64]
 _FINAL = fold_key("final")
@@ -68,9 +68,7 @@ def coefficients(store: ReadsChains, chain_id: str) -> pl.DataFrame:
     ReplayError
         Its fitted models are not stored.
     """
-    chain = store.get_chain(chain_id)
-    if chain is None:
-        raise UnknownId("chain", chain_id)
+    chain = chain_of(store, chain_id)
     names = _outputs(store, chain)
     columns: dict[str, Any] = {}
     on_channels = True

@@ -18,10 +18,10 @@ from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import model_input, predict
 from nirs_store.diagnosing.importance import explained_variance, selectivity_ratio, studentised_residuals, vip
 from nirs_store.domain.latent import Latent, latent_of, q_limit, t2_limit
-from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
+from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.ids import content_hash
 from nirs_store.lazy import polars as pl
-from nirs_store.protocol import ReadsChains
+from nirs_store.protocol import ReadsChains, chain_of
 
 __all__ = ["Diagnosis", "Inside", "diagnose", "inside", "transform"]
 
@@ -121,9 +121,7 @@ def inside(store: ReadsChains, chain_id: str) -> Inside:
     """Load the fitted objects of a chain."""
     from sklearn.decomposition import PCA
 
-    chain = store.get_chain(chain_id)
-    if chain is None:
-        raise UnknownId("chain", chain_id)
+    chain = chain_of(store, chain_id)
     plan = ReplayPlan.from_chain(chain)
     if plan.stack or plan.sources:
         raise InvalidInput(
@@ -349,7 +347,7 @@ def diagnose(
     found = inside(one_target(store, target), chain_id)
     if y is None:
         y = _references(X, found.chain)
-    X, y, wavelengths, sample_ids = _given(X, y, wavelengths, sample_ids)
+    X, y, wavelengths, sample_ids = given_spectra(X, y, wavelengths, sample_ids)
     several = np.ndim(y) == 2 and np.shape(y)[1] > 1
     if several and found.place is None:
         which = say_which(found.chain) or "Give those of the target that the chain predicts."
@@ -365,7 +363,7 @@ def diagnose(
     is_calibration = found.refitted and _is_calibration(found, X, y, measured, stored)
     fitted_on = spectra if is_calibration else None
     if calibration is not None:
-        given = _given(calibration, None, None, None)
+        given = given_spectra(calibration, None, None, None)
         fitted_on = found.input(given[0], given[2])
     latent = found.latent(fitted_on)
     if fitted_on is not None and len(fitted_on) != latent.n:
@@ -439,7 +437,7 @@ def _references(X: Any, chain: Mapping[str, Any]) -> Any:
     return None
 
 
-def _given(X: Any, y: Any, wavelengths: Any, sample_ids: Any) -> tuple[Any, Any, Any, Any]:
+def given_spectra(X: Any, y: Any, wavelengths: Any, sample_ids: Any) -> tuple[Any, Any, Any, Any]:
     """Take `Spectra` apart; what was given by name wins."""
     from nirs_store.reading import Spectra
 

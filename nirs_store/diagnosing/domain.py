@@ -13,12 +13,11 @@ from nirs_store.chains.operators import Workbench
 from nirs_store.chains.plan import Member, ReplayPlan
 from nirs_store.chains.predictor import folds_alone
 from nirs_store.chains.replay import predict_watched
-from nirs_store.diagnosing.diagnose import data_hash
+from nirs_store.diagnosing.diagnose import data_hash, given_spectra
 from nirs_store.domain.build import FoldDomain, FoldWatch, LeftOut, build, is_pca_step
 from nirs_store.domain.measure import Domain
-from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
-from nirs_store.protocol import ReadsChains
-from nirs_store.reading import Spectra
+from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.protocol import ReadsChains, chain_of
 from nirs_store.values import as_array
 
 __all__ = ["domain_of_calibration"]
@@ -42,17 +41,13 @@ def domain_of_calibration(
     """Make the domain of a chain from its calibration; see ``store.add_domain``."""
     # The refit's space comes from the spectra, the joint limit from the stored fold models, and the interval from the
     # stored out-of-fold predictions. If one of these is missing, the domain lacks that part and says so.
-    chain = store.get_chain(chain_id)
-    if chain is None:
-        raise UnknownId("chain", chain_id)
+    chain = chain_of(store, chain_id)
     if "transferred_from" in (chain.get("metadata") or {}):
         raise InvalidInput(
             f"Chain {chain['chain_id']!r} was transferred to another instrument: no spectra of that were used to fit "
             "it. Nothing was changed. Give the chain that it was transferred from a domain, and derive it again."
         )
-    if isinstance(X, Spectra):
-        sample_ids = X.ids if sample_ids is None else sample_ids
-        X, wavelengths = X.X, X.wavelengths if wavelengths is None else wavelengths
+    X, _, wavelengths, sample_ids = given_spectra(X, y, wavelengths, sample_ids)
     measured = as_array(y, "y")
     if measured.ndim == 2 and measured.shape[1] == 1:
         measured = measured[:, 0]

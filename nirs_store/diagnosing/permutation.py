@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.chains.one_target import column, one_target, say_which
-from nirs_store.diagnosing.diagnose import _given, inside
+from nirs_store.diagnosing.diagnose import given_spectra, inside
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.scores import pooled_scores, repeats_of
 
@@ -88,7 +88,7 @@ def permutation_test(
 
     own = getattr(X, "groups", None)
     groups = own if groups is None else groups
-    X, y, _, _ = _given(X, y, None, None)
+    X, y, _, _ = given_spectra(X, y, None, None)
     if y is None:
         raise InvalidInput("permutation_test: expected measured values y.")
     spectra, values = np.asarray(X, dtype=float), np.asarray(y, dtype=float)

@@ -45,26 +45,23 @@ def leaderboard(
     found = entries_of(engine, suite, metric, models, which)
     held = engine.query(lambda con: rows.champion_rows(con, suite=suite, metric=found.metric, rank=1))
     champions = set(held["evaluation_id"])
-    lines = []
-    for entry in found.items:
-        interval = estimate(entry.table, found.metric, entry.recorded, *drawing)
-        lines.append((entry, interval))
-    _check_metric(found, metric, (interval.value for _, interval in lines))
-    strengths = [sort_value(interval.value, found.better) for _, interval in lines]
-    order = sorted(range(len(lines)), key=lambda i: (-strengths[i], lines[i][0].model_id))
+    intervals = [estimate(entry.table, found.metric, entry.recorded, *drawing) for entry in found.items]
+    _check_metric(found, metric, (interval.value for interval in intervals))
+    strengths = [sort_value(interval.value, found.better) for interval in intervals]
+    lines = zip(strengths, found.items, intervals, strict=True)
     table = [
         {
             # Equal values share a rank.
-            "rank": 1 + sum(strength > strengths[i] for strength in strengths),
-            "model_id": lines[i][0].model_id,
-            "evaluation_id": lines[i][0].evaluation_id,
+            "rank": 1 + sum(other > strength for other in strengths),
+            "model_id": entry.model_id,
+            "evaluation_id": entry.evaluation_id,
             "metric": found.metric,
-            **_cells(lines[i][1]),
-            "success_rate": lines[i][0].row["success_rate"],
-            "champion": lines[i][0].evaluation_id in champions,
-            "created_at": lines[i][0].row["created_at"],
+            **_cells(interval),
+            "success_rate": entry.row["success_rate"],
+            "champion": entry.evaluation_id in champions,
+            "created_at": entry.row["created_at"],
         }
-        for i in order
+        for strength, entry, interval in sorted(lines, key=lambda line: (-line[0], line[1].model_id))
     ]
     return pl.DataFrame(table, schema=_board())
 
@@ -195,10 +192,7 @@ def pareto(
             said = engine.query(lambda con, name=name: rows.direction_of(con, suite, name))  # type: ignore[misc]
             better[name] = better_of(name, said)
     known = sorted({name for entry in found.items for name in entry.row["scores"]} | {"success_rate"})
-    points = []
-    for entry in found.items:
-        values = [_objective(entry, name) for name in names]
-        points.append((entry, values))
+    points = [(entry, [_objective(entry, name) for name in names]) for entry in found.items]
     for position, name in enumerate(names):
         if all(values[position] is None for _, values in points):
             one_of("objectives", name, known)

@@ -26,7 +26,7 @@ from nirs_store.ids import naive, new_id, now_naive, sha256_hex
 from nirs_store.lazy import polars as pl
 from nirs_store.records.artifacts import hold
 from nirs_store.records.notes import check_guard, note
-from nirs_store.records.runs import capture_environment
+from nirs_store.records.runs import as_list, capture_environment
 from nirs_store.scores import classification_scores, regression_scores
 from nirs_store.values import (
     as_array,
@@ -114,8 +114,8 @@ def _checked(identifier: Any, model_id: Any, suite: Any, scores: Any, about: Map
         "scores": found,
         "success_rate": _rate(about["success_rate"], tables.get("episodes")),
         **{f"n_{name}": tables[name].height if name in tables else None for name in TABLES},
-        "files": [as_text(each, "files") for each in _listed(about["files"], "files")],
-        "tags": [as_name(each, "tags") for each in _listed(about["tags"], "tags")],
+        "files": [as_text(each, "files") for each in as_list(about["files"], "files", "texts")],
+        "tags": [as_name(each, "tags") for each in as_list(about["tags"], "tags", "texts")],
         "metadata": None if metadata is None else dict(metadata),
         "environment": capture_environment(
             seeds=about["seeds"], parameters=about["parameters"], container=about["container"]
@@ -246,12 +246,6 @@ def _rate(given: float | None, episodes: pl.DataFrame | None) -> float | None:
             f"success_rate: expected a share between 0 and 1, found {rate!r}. Nothing was recorded."
         )
     return rate
-
-
-def _listed(values: Any, name: str) -> list[Any]:
-    if isinstance(values, str) or not hasattr(values, "__iter__"):
-        raise InvalidInput(f"{name}: expected a list of texts, found {values!r}. Nothing was recorded.")
-    return list(values)
 
 
 def _moment(value: Any) -> Any:

@@ -125,51 +125,36 @@ def _bootstrap(
     n_resamples: int,
     seed: int,
 ) -> tuple[float | None, float | None]:
-    from scipy.stats import bootstrap
+    from scipy import stats
 
+    resample: Callable[..., Any] = stats.bootstrap
+    labels, of_values = data, statistic
     if data[0].dtype.kind not in "fi":
         # SciPy resamples numbers: rows are drawn by their index.
-        labels, data = data, [np.arange(len(data[0]))]
-
         def of_rows(rows: NDArray[Any]) -> Any:
-            return statistic(*(column[rows.astype(np.intp)] for column in labels))
+            return of_values(*(column[rows.astype(np.intp)] for column in labels))
 
-        found = _ask(bootstrap, data, of_rows, False, confidence, n_resamples, seed, "percentile")
-        return found
+        data, statistic = [np.arange(len(data[0]))], of_rows
     methods = ("BCa", "percentile") if len(data[0]) <= _BCA_ROWS and vectorized else ("percentile",)
     for method in methods:
-        found = _ask(bootstrap, data, statistic, vectorized, confidence, n_resamples, seed, method)
-        if found[0] is not None:
-            return found
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            # Where BCa is not defined (a jackknife without spread), SciPy warns and gives NaN.
+            warnings.simplefilter("ignore")
+            found = resample(
+                data,
+                statistic,
+                paired=True,
+                vectorized=vectorized,
+                confidence_level=confidence,
+                n_resamples=n_resamples,
+                batch=max(1, _CELLS // len(data[0])),
+                method=method,
+                rng=np.random.default_rng(seed),
+            ).confidence_interval
+        low, high = float(found.low), float(found.high)
+        if math.isfinite(low) and math.isfinite(high):
+            return low, high
     return None, None
-
-
-def _ask(
-    bootstrap: Callable[..., Any],
-    data: list[NDArray[Any]],
-    statistic: Callable[..., Any],
-    vectorized: bool,
-    confidence: float,
-    n_resamples: int,
-    seed: int,
-    method: str,
-) -> tuple[float | None, float | None]:
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        # Where BCa is not defined (a jackknife without spread), SciPy warns and gives NaN.
-        warnings.simplefilter("ignore")
-        found = bootstrap(
-            data,
-            statistic,
-            paired=True,
-            vectorized=vectorized,
-            confidence_level=confidence,
-            n_resamples=n_resamples,
-            batch=max(1, _CELLS // len(data[0])),
-            method=method,
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-    low, high = float(found.low), float(found.high)
-    return (low, high) if math.isfinite(low) and math.isfinite(high) else (None, None)
 
 
 def _statistic(kind: str, metric: str) -> tuple[Callable[..., Any], bool]:

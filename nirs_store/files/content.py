@@ -28,9 +28,9 @@ from nirs_store.addresses import user_path
 from nirs_store.blobs.durable import Draft
 from nirs_store.blobs.store import BlobStore
 from nirs_store.errors import InvalidInput, SourceMissing, quoted
-from nirs_store.files.names import file_ending, is_text
+from nirs_store.files.names import file_ending
 from nirs_store.lazy import polars as pl
-from nirs_store.values import is_frame, native, to_json
+from nirs_store.values import is_frame, is_text, native, to_json
 
 PIECE = 1 << 20
 SUFFIXES = {"gzip": "gz", "zip": "zip", "tar.gz": "tgz", "zstd": "zst"}

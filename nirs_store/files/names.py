@@ -12,23 +12,15 @@ from typing import Any
 
 from nirs_store.errors import InvalidInput, PathEscapes, did_you_mean
 from nirs_store.ids import is_id
-from nirs_store.values import as_text, to_json, with_zone
+from nirs_store.values import as_text, is_text, to_json, with_zone
 
 # -- Rows of stored files: finding what a name means now, adding versions, aliases, types, processing runs.
 
 
-# kind of an object that a file can be made from: its table and key
-KINDS = {
-    "file": ("file_versions", "version_id"),
-    "chain": ("chains", "chain_id"),
-    "artifact": ("blobs", "artifact_id"),
-    "prediction": ("predictions", "prediction_id"),
-    "run": ("runs", "run_id"),
-    "pipeline": ("pipelines", "pipeline_id"),
-    "evaluation": ("evaluations", "evaluation_id"),
-    "processing": ("processing_runs", "processing_id"),
-}
-SOURCE_KINDS = (*KINDS, "bundle")
+#: Kinds of objects that a file can be made from.
+SOURCE_KINDS = (
+    "file", "chain", "artifact", "prediction", "run", "pipeline", "evaluation", "processing", "bundle",
+)  # fmt: skip
 
 LATEST = "latest"
 _LONGEST = 1024
@@ -161,15 +153,6 @@ def placed(folder: Path, name: str) -> Path:
             "out on Linux or macOS."
         )
     return folder / name
-
-
-def is_text(name: str) -> bool:
-    """Tell whether a name can be written in UTF-8; what the system gives for other bytes cannot."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _objection_of_windows(name: str) -> str | None:

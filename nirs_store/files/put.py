@@ -30,7 +30,6 @@ from nirs_store.files.output import read_value
 from nirs_store.files.rows import (
     add_links,
     descends_from,
-    existing,
     find_version,
     latest_versions,
     require_version,
@@ -41,6 +40,7 @@ from nirs_store.files.scope import Scope, note_versions, types_for
 from nirs_store.ids import is_id, new_id, now_naive, sha256_hex
 from nirs_store.records import named
 from nirs_store.records.artifacts import adopt, hold
+from nirs_store.records.links import Ref, existing
 from nirs_store.records.lookup import whole_id
 from nirs_store.records.notes import check_guard
 from nirs_store.values import to_json
@@ -392,9 +392,10 @@ def _sources(con: Connection, items: Sequence[Item]) -> dict[tuple[str, str], st
 
 
 def _require(con: Connection, kind: str, ids: Iterable[Any], hint: str) -> None:
-    missing = sorted(set(ids) - existing(con, kind, ids)) if ids else []
+    wanted = {Ref(kind, each) for each in ids}
+    missing = sorted(wanted - existing(con, wanted))
     if missing:
-        raise UnknownId(kind, missing[0], hint)
+        raise UnknownId(*missing[0], hint)
 
 
 def _refuse_cycles(con: Connection, version_id: str, links: Sequence[tuple[str, str, str]]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from nirs_store.db.database import Connection
 from nirs_store.db.table import Row, Table, column, fetch
 from nirs_store.errors import UnknownFile
-from nirs_store.files.names import BUILT_IN, KINDS, FileType
+from nirs_store.files.names import BUILT_IN, FileType
 from nirs_store.ids import is_id, new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records.queries import frame
@@ -94,15 +94,6 @@ def require_version(
     )
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise UnknownFile(name, f"No file is stored as {what} in this workspace.{hint}")
-
-
-def existing(con: Connection, kind: str, ids: Iterable[str]) -> set[str]:
-    """Return which of some ids are there; all, of a kind that has no table."""
-    wanted = list(ids)
-    if kind not in KINDS:
-        return set(wanted)
-    table, key = KINDS[kind]
-    return set(Table(con, table).keys(**{key: wanted}))
 
 
 def aliases_of(con: Connection, name: str, test_name: str | None) -> list[Row]:
@@ -201,18 +192,14 @@ def condition(
     return " AND ".join(parts) or "TRUE", params
 
 
-def list_sql(where: str) -> str:
-    """Put together the query of a list."""
-    return f"SELECT {_LISTED} FROM file_versions WHERE {where} ORDER BY name, test_name NULLS FIRST, version"
-
-
 def list_files(con: Connection, where: Where, limit: int | None, offset: int) -> pl.DataFrame:
     """Return the versions that fit, by name; `tags` and `metadata` are JSON texts."""
     text, params = where
     page: dict[str, Any] = {}
     if limit is not None or offset:
         page = {"limit": limit if limit is not None else 1 << 62, "offset": offset}
-    return frame(con, list_sql(text) + (" LIMIT $limit OFFSET $offset" if page else ""), params | page)
+    order = "name, test_name NULLS FIRST, version" + (" LIMIT $limit OFFSET $offset" if page else "")
+    return frame(con, f"SELECT {_LISTED} FROM file_versions WHERE {text} ORDER BY {order}", params | page)
 
 
 def versions(con: Connection, where: Where) -> list[Row]:

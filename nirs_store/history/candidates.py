@@ -9,6 +9,7 @@ from nirs_store.db.database import Connection
 from nirs_store.db.table import column, fetch
 from nirs_store.history.policy import ON
 from nirs_store.lazy import polars as pl
+from nirs_store.records.links import STACKED, TABLES
 from nirs_store.records.named import HELD
 from nirs_store.records.queries import frame
 
@@ -136,16 +137,13 @@ def champions(con: Connection, kind: str, *, ever: bool) -> set[str]:
     return set(column(con, _CHAMPIONS[kind], {"ever": ever}))
 
 
-_EXISTS = """
-    (SELECT 'run' AS kind, run_id AS id FROM runs UNION ALL SELECT 'pipeline', pipeline_id FROM pipelines
-    UNION ALL SELECT 'chain', chain_id FROM chains UNION ALL SELECT 'prediction', prediction_id FROM predictions
-    UNION ALL SELECT 'artifact', artifact_id FROM blobs UNION ALL SELECT 'file', version_id FROM file_versions
-    UNION ALL SELECT 'evaluation', evaluation_id FROM evaluations
-    UNION ALL SELECT 'dataset', dataset_version_id FROM dataset_versions
-    UNION ALL SELECT 'processing', processing_id FROM processing_runs UNION ALL SELECT 'backup', backup_id FROM backups
-    UNION ALL SELECT 'calibration', version_id FROM calibration_versions
-    UNION ALL SELECT 'bundle', target_id FROM lineage_links WHERE target_kind = 'bundle')
-"""
+# Bundles lie outside: each that a link names is taken to exist.
+_EXISTS = " UNION ALL ".join(
+    [
+        "SELECT 'bundle' AS kind, target_id AS id FROM lineage_links WHERE target_kind = 'bundle'",
+        *(f"SELECT '{kind}', {key} FROM {table}" for kind, (table, key, _) in TABLES.items()),
+    ]
+)
 # Each gives ids of things that must stay and why; `taken_*` are the ids that would go.
 _REASONS: dict[str, tuple[str, ...]] = {
     "measurement": (),
@@ -159,9 +157,8 @@ _REASONS: dict[str, tuple[str, ...]] = {
         "ON p.object_kind = 'artifact' AND p.object_id = r.artifact_id WHERE r.owner_kind = 'chain'",
         "SELECT c.chain_id, 'it is being recorded' FROM chains c JOIN pipelines l USING (pipeline_id) "
         "WHERE l.status = 'running' AND list_contains($alive, l.session_id)",
-        "SELECT json_extract_string(source, '$.chain_id'), 'the stack ' || chain_id || ' is made from it' FROM "
-        "(SELECT chain_id, unnest(json_extract(steps, '$[*].sources[*]')) AS source FROM chains "
-        "WHERE steps LIKE '%\"sources\"%' AND chain_id NOT IN (SELECT unnest($taken_chain)))",
+        f"SELECT base, 'the stack ' || chain_id || ' is made from it' FROM {STACKED} "
+        "WHERE chain_id NOT IN (SELECT unnest($taken_chain))",
         "SELECT c.chain_id, 'the meta-model ' || k.record_id || ' is fed by its pipeline' FROM chains c "
         "JOIN artifact_links k ON k.kind = 'source' AND split_part(k.target_id, '$', 1) = c.pipeline_id "
         "AND k.pipeline_id <> c.pipeline_id",
@@ -179,10 +176,9 @@ _REASONS: dict[str, tuple[str, ...]] = {
         "AND list_contains($alive, session_id)",
         "SELECT run_id, 'it is being recorded' FROM pipelines WHERE status = 'running' "
         "AND list_contains($alive, session_id)",
-        "SELECT l.run_id, 'the stack ' || s.chain_id || ' is made from a chain of it' FROM (SELECT chain_id, "
-        "pipeline_id, json_extract_string(unnest(json_extract(steps, '$[*].sources[*]')), '$.chain_id') AS source "
-        "FROM chains WHERE steps LIKE '%\"sources\"%') s JOIN pipelines o ON o.pipeline_id = s.pipeline_id "
-        "JOIN chains c ON c.chain_id = s.source JOIN pipelines l ON l.pipeline_id = c.pipeline_id "
+        f"SELECT l.run_id, 'the stack ' || s.chain_id || ' is made from a chain of it' FROM {STACKED} s "
+        "JOIN pipelines o ON o.pipeline_id = s.pipeline_id JOIN chains c ON c.chain_id = s.base "
+        "JOIN pipelines l ON l.pipeline_id = c.pipeline_id "
         "WHERE o.run_id <> l.run_id AND o.run_id NOT IN (SELECT unnest($taken_run))",
         "SELECT l.run_id, 'the meta-model ' || k.record_id || ' is fed by it' FROM artifact_links k "
         "JOIN pipelines l ON split_part(k.target_id, '$', 1) = l.pipeline_id "
@@ -242,7 +238,7 @@ def reasons(con: Connection, kind: str, taken: dict[str, list[str]], alive: Sequ
         WITH own AS ({_LINEAGE[kind]})
         SELECT o.owner, k.target_kind || ' ' || k.target_id AS target FROM own o
             JOIN lineage_links k ON k.source_kind = o.kind AND k.source_id = o.id
-            JOIN {_EXISTS} e ON e.kind = k.target_kind AND e.id = k.target_id
+            JOIN ({_EXISTS}) e ON e.kind = k.target_kind AND e.id = k.target_id
         WHERE NOT ({gone or "FALSE"})
             AND NOT EXISTS (SELECT 1 FROM own x WHERE x.kind = k.target_kind AND x.id = k.target_id
                 AND x.owner = o.owner)

@@ -16,8 +16,19 @@ from nirs_store.display import escape, printable, short
 from nirs_store.errors import InvalidInput, LineageCycle, UnknownId
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
-from nirs_store.records import links as lineage_rows
-from nirs_store.records.links import KINDS, Link, Ref, existing, kinds_of, names_of, neighbours
+from nirs_store.records.links import (
+    EXPLICIT,
+    KINDS,
+    Link,
+    Ref,
+    delete_links,
+    ends,
+    existing,
+    kinds_of,
+    names_of,
+    neighbours,
+    reaches,
+)
 from nirs_store.records.named import find_version, is_name
 from nirs_store.records.notes import check_guard, note
 from nirs_store.records.queries import ID_COLUMNS, find_ids
@@ -382,7 +393,7 @@ class Lineage:
         def work(con: Connection) -> int:
             refs, to, count = _unlinkable(con, sources, target, link_type)
             for ref in refs:
-                lineage_rows.delete_links(con, ref, to, link_type)
+                delete_links(con, ref, to, link_type)
             if count:
                 facts = {"sources": [str(ref) for ref in refs], "link_type": link_type, "removed": count}
                 note(engine, "unlink", to.kind, to.id, details=facts, con=con)
@@ -426,10 +437,7 @@ class Lineage:
 
         def ask(con: Connection) -> list[Link]:
             ref = find_ref(con, thing)
-            return [
-                *lineage_rows.neighbours(con, [ref], upstream=True),
-                *lineage_rows.neighbours(con, [ref], upstream=False),
-            ]
+            return neighbours(con, [ref], upstream=True) + neighbours(con, [ref], upstream=False)
 
         return self._engine.query(ask)
 
@@ -484,7 +492,7 @@ def _linkable(con: Connection, sources: Any, target: Any) -> tuple[list[Ref], Re
     to = find_ref(con, target)
     refs = [find_ref(con, source) for source in _several(sources)]
     for ref in refs:
-        if lineage_rows.reaches(con, ref, to):
+        if reaches(con, ref, to):
             raise LineageCycle(
                 f"{ref} came from {to}, so {to} cannot be made from it. Nothing was recorded; "
                 "store.lineage.tree() or 'nirs-store lineage show' has the way between them."
@@ -497,11 +505,7 @@ def _unlinkable(
 ) -> tuple[list[Ref], Ref, int]:
     """Find both ends of recorded links and how many there are; refuses those that are not recorded but follow."""
     to, refs, count = find_ref(con, target), [], 0
-    links = [
-        link
-        for link in lineage_rows.neighbours(con, [to], upstream=True)
-        if link_type in (None, link.link_type)
-    ]
+    links = [link for link in neighbours(con, [to], upstream=True) if link_type in (None, link.link_type)]
     # A source that is named twice still has each of its links once.
     for ref in dict.fromkeys(find_ref(con, source) for source in _several(sources)):
         refs.append(ref)
@@ -519,28 +523,18 @@ def _unlinkable(
 def _record(
     con: Connection, source: Ref, target: Ref, link_type: str, metadata: Mapping[str, Any] | None
 ) -> str:
-    for link in lineage_rows.neighbours(con, [target], upstream=True):
+    for link in neighbours(con, [target], upstream=True):
         if link.source == source and link.link_type == link_type and link.link_id is not None:
             return link.link_id
-    row = {
-        "link_id": new_id(),
-        "source_kind": source.kind,
-        "source_id": source.id,
-        "target_kind": target.kind,
-        "target_id": target.id,
-        "link_type": link_type,
-        "metadata": metadata,
-        "created_at": now_naive(),
-    }
-    Table(con, lineage_rows.EXPLICIT).insert([row])
-    return str(row["link_id"])
+    link_id = new_id()
+    facts = {"link_id": link_id, "link_type": link_type, "metadata": metadata, "created_at": now_naive()}
+    Table(con, EXPLICIT).insert([ends(source, target) | facts])
+    return link_id
 
 
 def _several(sources: Any) -> list[Any]:
     """One thing or several: a pair of texts whose first is a kind is one."""
-    if isinstance(sources, str) or (
-        isinstance(sources, tuple) and len(sources) == 2 and sources[0] in lineage_rows.KINDS
-    ):
+    if isinstance(sources, str) or (isinstance(sources, tuple) and len(sources) == 2 and sources[0] in KINDS):
         return [sources]
     found = list(sources)
     if not found:

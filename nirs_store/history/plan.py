@@ -138,7 +138,8 @@ class RetentionResult:
 
 def make_plan(engine: Engine, policy: RetentionPolicy, now: datetime | None = None) -> RetentionPlan:
     """Plan what a policy would delete at a moment (default: now); changes nothing."""
-    ranks = {rule: _chain_ranks(engine, rule) for rule in policy.rules if _ranks_chains(rule)}
+    ranked = [rule for rule in policy.rules if rule.policy == "keep_top_k" and rule.on == "chain"]
+    ranks = {rule: _chain_ranks(engine, rule) for rule in ranked}
     moment = utcnow() if now is None else now
 
     def ask(con: Connection) -> RetentionPlan:
@@ -305,10 +306,6 @@ def _beyond(bound: Limit, rows: list[Row], now: datetime) -> list[str]:
     return going
 
 
-def _ranks_chains(rule: Rule) -> bool:
-    return rule.policy == "keep_top_k" and rule.on == "chain"
-
-
 def _chain_ranks(engine: Engine, rule: Rule) -> dict[str, int]:
     """Return places on the leaderboard, best first; without a metric, one leaderboard per task."""
     ranks: dict[str, int] = {}
@@ -345,9 +342,8 @@ def _best_runs(con: Connection, rule: Rule, rows: list[Row]) -> set[str]:
 
 
 def _ranks(con: Connection, rule: Rule) -> dict[str, int]:
-    highest = _highest(rule)
     values = file_values(con, str(rule.metric))
-    ordered = sorted(values, key=lambda identifier: values[identifier], reverse=highest)
+    ordered = sorted(values, key=values.__getitem__, reverse=_highest(rule))
     return {identifier: place for place, identifier in enumerate(ordered)}
 
 

@@ -160,11 +160,8 @@ class Retention:
 
     def pins(self) -> pl.DataFrame:
         """Return what is pinned: ``object_kind``, ``object_id``, ``reason``, ``made_at``."""
-        return self._engine.query(
-            lambda con: frame(
-                con, "SELECT object_kind, object_id, reason, made_at FROM pins ORDER BY made_at, pin_id"
-            )
-        )
+        sql = "SELECT object_kind, object_id, reason, made_at FROM pins ORDER BY made_at, pin_id"
+        return self._engine.query(lambda con: frame(con, sql))
 
     # -- plan, then execute ---------------------------------------------------------------------------
 

@@ -400,12 +400,10 @@ def _read(engine: Engine, artifact_id: str) -> tuple[bytes, dict[str, Any]]:
     known = _require_row(engine, artifact_id)
     try:
         return engine.blobs.read(known["artifact_path"], known["content_hash"]), known
-    except BlobMissing as error:
-        known = _moved_on(engine, artifact_id, known, error)
-    except BlobCorrupt as error:
-        if is_settled(artifact_id, known):
-            raise
+    except (BlobMissing, BlobCorrupt) as error:
         # Under a caller's own id the file may rightly hold something else by now.
+        if isinstance(error, BlobCorrupt) and is_settled(artifact_id, known):
+            raise
         known = _moved_on(engine, artifact_id, known, error)
     return engine.blobs.read(known["artifact_path"], known["content_hash"]), known
 

@@ -162,14 +162,13 @@ def _page(
 def _with_scores(con: Connection, found: pl.DataFrame) -> pl.DataFrame:
     """Add what is computed from the arrays, of the chains of one page."""
     predictions = ranking.predictions_of(con, found["chain_id"].to_list())
-    needed = [
-        row["prediction_id"]
-        for rows in predictions.values()
-        for row in rows
+    needed = []
+    for rows in predictions.values():
+        refit = any(row["partition"] == "test" and row["fold_id"] in ranking.REFIT_FOLDS for row in rows)
         # What a refit scored is recorded whole; folds are scored together, so their arrays are needed.
-        if row["fold_id"] not in ranking.NO_FOLDS
-        and (row["partition"] == "val" or (row["partition"] == "test" and not _has_refit_test(rows)))
-    ]
+        wanted = ("val",) if refit else ("val", "test")
+        of_folds = [row for row in rows if row["fold_id"] not in ranking.NO_FOLDS]
+        needed += [row["prediction_id"] for row in of_folds if row["partition"] in wanted]
     arrays = load_arrays(con, needed, ranking.SCORED_ARRAYS)
     names = dict.fromkeys(
         ("rmsecv", "rmsec", *_SCORES, "refit_score", "test_score", "repeat_sd", "score", "score_sd", "rmsep")
@@ -185,10 +184,6 @@ def _with_scores(con: Connection, found: pl.DataFrame) -> pl.DataFrame:
             value = scored.get(name)
             values.append(chain[name] if value is None and name in ("score", "score_sd", "rmsep") else value)
     return found.with_columns(pl.Series(name, values, dtype=pl.Float64) for name, values in columns.items())
-
-
-def _has_refit_test(rows: Sequence[Mapping[str, Any]]) -> bool:
-    return any(row["partition"] == "test" and row["fold_id"] in ranking.REFIT_FOLDS for row in rows)
 
 
 _VALUES = {

@@ -34,7 +34,7 @@ class Link(NamedTuple):
 
 
 # Kind: where its rows are, the key, and what to call one.
-_TABLES: dict[str, tuple[str, str, str]] = {
+TABLES: dict[str, tuple[str, str, str]] = {
     "run": ("runs", "run_id", "name"),
     "pipeline": ("pipelines", "pipeline_id", "name"),
     "chain": (
@@ -55,12 +55,13 @@ _TABLES: dict[str, tuple[str, str, str]] = {
     "backup": ("backups", "backup_id", "path"),
     "calibration": ("calibration_versions", "version_id", "name || '@v' || version"),
 }
-KINDS = (*_TABLES, "bundle")
+KINDS = (*TABLES, "bundle")
 
-_STACKED = (
-    "(SELECT chain_id, json_extract_string(unnest(json_extract(steps, '$[*].sources[*]')), '$.chain_id') AS base "
-    "FROM chains WHERE steps LIKE '%\"sources\"%')"
+STACKED = (
+    "(SELECT chain_id, pipeline_id, json_extract_string(unnest(json_extract(steps, '$[*].sources[*]')), '$.chain_id') "
+    "AS base FROM chains WHERE steps LIKE '%\"sources\"%')"
 )
+"""Stacks, each with the chains (base) that it is made from."""
 _IMPORTED = "config LIKE '%\"content_hash\"%'"
 _CONTENT = "json_extract_string(config, '$.imported.content_hash')"
 _ORIGIN = "JOIN chains c ON c.chain_id = json_extract_string(config, '$.imported.origin.chain_id')"
@@ -76,7 +77,7 @@ _FOLLOWING: tuple[tuple[str, str, str, str, str, str], ...] = (
     ("recorded", "pipeline", "artifact", "artifact_refs WHERE pipeline_id IS NOT NULL GROUP BY artifact_id",
      "arg_min(pipeline_id, ref_id)", "artifact_id"),
     ("needed_by", "artifact", "artifact", _NEEDED, "l.artifact_id", "r.artifact_id"),
-    ("stacked", "chain", "chain", _STACKED, "base", "chain_id"),
+    ("stacked", "chain", "chain", STACKED, "base", "chain_id"),
     ("imported", "bundle", "run", f"runs WHERE {_IMPORTED}", _CONTENT, "run_id"),
     ("exported", "chain", "bundle", f"runs {_ORIGIN} WHERE {_IMPORTED}", "c.chain_id", _CONTENT),
     ("calibrated", "dataset", "chain", "chains WHERE metadata LIKE '%\"dataset_version_id\"%'",
@@ -101,14 +102,15 @@ EXPLICIT = "lineage_links"
 
 def delete_links(con: Connection, source: Ref, target: Ref, link_type: str | None) -> list[str]:
     """Remove recorded links between two things inside the caller's transaction; returns their ids."""
-    ends = {
-        "source_kind": source.kind,
-        "source_id": source.id,
-        "target_kind": target.kind,
-        "target_id": target.id,
-    }
-    wanted = ends if link_type is None else {**ends, "link_type": link_type}
+    wanted = ends(source, target) | ({} if link_type is None else {"link_type": link_type})
     return sorted(row["link_id"] for row in Table(con, EXPLICIT).delete(**wanted))
+
+
+def ends(source: Ref, target: Ref) -> dict[str, str]:
+    """Return both ends of a link by the columns of its row."""
+    return dict(
+        zip(("source_kind", "source_id", "target_kind", "target_id"), (*source, *target), strict=True)
+    )
 
 
 def neighbours(con: Connection, nodes: Iterable[Ref], *, upstream: bool) -> list[Link]:
@@ -155,9 +157,9 @@ def existing(con: Connection, refs: Iterable[Ref]) -> set[Ref]:
     """Those of some things that are in the workspace. Bundles live outside: each is taken to exist."""
     found: set[Ref] = set()
     for kind, ids in _by_kind(refs).items():
-        if kind in _TABLES:
-            table, key, _ = _TABLES[kind]
-            ids = column(con, f"SELECT {key} FROM {table} WHERE {key} IN (SELECT unnest(?))", [ids])
+        if kind in TABLES:
+            table, key, _ = TABLES[kind]
+            ids = Table(con, table).keys(**{key: ids})
         found |= {Ref(kind, identifier) for identifier in ids}
     return found
 
@@ -166,7 +168,7 @@ def kinds_of(con: Connection, identifier: str) -> list[str]:
     """Kinds of things that have this id."""
     parts = " UNION ALL ".join(
         f"(SELECT '{kind}', {place} FROM {table} WHERE {key} = $id LIMIT 1)"
-        for place, (kind, (table, key, _)) in enumerate(_TABLES.items())
+        for place, (kind, (table, key, _)) in enumerate(TABLES.items())
     )
     kinds = column(con, f"{parts} ORDER BY 2", {"id": identifier})
     if not kinds and number(con, f"SELECT count(*) FROM runs WHERE {_CONTENT} = $id", {"id": identifier}):
@@ -181,7 +183,7 @@ def names_of(con: Connection, refs: Iterable[Ref]) -> dict[Ref, str]:
         if kind == "bundle":
             table, key, words = "runs", _CONTENT, "any_value(json_extract_string(config, '$.imported.file'))"
         else:
-            table, key, words = _TABLES[kind]
+            table, key, words = TABLES[kind]
             words = f"any_value({words})"
         sql = f"SELECT {key}, {words} FROM {table} WHERE {key} IN (SELECT unnest(?)) GROUP BY 1"
         for identifier, name in con.execute(sql, [ids]).fetchall():

@@ -14,6 +14,7 @@ from nirs_store.db.table import Table, column
 from nirs_store.display import counted
 from nirs_store.errors import CalibrationInUse, CalibrationNotFound, InvalidInput, nearest, quoted
 from nirs_store.ids import is_id
+from nirs_store.records.links import STACKED
 from nirs_store.records.queries import row_of
 from nirs_store.values import as_name, is_text, one_of
 
@@ -24,6 +25,10 @@ ARCHIVED_NUMBER = "archived_version"
 """The key of a version's metadata that keeps the number that it had where an archive brought it from."""
 _LONGEST = 100
 _NUMBER = re.compile(r"[vV]([0-9]{1,9})")
+_PRESENT = (
+    "(SELECT name, alias, version FROM (SELECT *, row_number() OVER (PARTITION BY name, alias ORDER BY number DESC) "
+    "AS age FROM calibration_aliases) WHERE age = 1 AND version IS NOT NULL)"
+)
 _POINTED = (
     "name = $id AND version = (SELECT version FROM calibration_aliases WHERE name = $id AND alias = $alias "
     "ORDER BY number DESC LIMIT 1)"
@@ -159,12 +164,8 @@ def known_aliases(con: Connection, name: str) -> list[str]:
 
 def aliases_of(con: Connection, name: str | None = None) -> dict[tuple[str, str], int]:
     """Map each present alias (name, alias) to the number of its version."""
-    rows = con.execute(
-        "SELECT name, alias, version FROM (SELECT *, row_number() OVER (PARTITION BY name, alias "
-        "ORDER BY number DESC) AS age FROM calibration_aliases WHERE $name::VARCHAR IS NULL OR name = $name) "
-        "WHERE age = 1 AND version IS NOT NULL ORDER BY name, alias",
-        {"name": name},
-    ).fetchall()
+    sql = f"SELECT * FROM {_PRESENT} WHERE $name::VARCHAR IS NULL OR name = $name ORDER BY name, alias"
+    rows = con.execute(sql, {"name": name}).fetchall()
     return {(str(row[0]), str(row[1])): int(row[2]) for row in rows}
 
 
@@ -290,18 +291,14 @@ def named_chains(con: Connection, chain_ids: Sequence[str]) -> dict[str, list[st
 # -- Chains that may not be deleted, because an alias or a signature is about them.
 
 
-HELD = """
-    WITH RECURSIVE present AS (
-        SELECT name, alias, version FROM (SELECT *, row_number() OVER (PARTITION BY name, alias ORDER BY number DESC)
-            AS age FROM calibration_aliases) WHERE age = 1 AND version IS NOT NULL
-    ), needed AS (
+HELD = f"""
+    WITH RECURSIVE needed AS (
         SELECT v.chain_id, 'the alias ' || p.name || '@' || p.alias || ' names it' AS reason
-            FROM calibration_versions v JOIN present p ON p.name = v.name AND p.version = v.version
+            FROM calibration_versions v JOIN {_PRESENT} p ON p.name = v.name AND p.version = v.version
         UNION SELECT v.chain_id, 'the calibration ' || v.name || '@v' || v.version || ' is signed'
             FROM calibration_versions v JOIN signatures s USING (version_id)
-        UNION SELECT s.source, n.reason || ' as a part of the stack ' || n.chain_id FROM needed n JOIN (
-            SELECT chain_id, json_extract_string(unnest(json_extract(steps, '$[*].sources[*]')), '$.chain_id')
-                AS source FROM chains WHERE steps LIKE '%"sources"%') s ON s.chain_id = n.chain_id
+        UNION SELECT s.base, n.reason || ' as a part of the stack ' || n.chain_id
+            FROM needed n JOIN {STACKED} s ON s.chain_id = n.chain_id
     )
     SELECT chain_id AS id, reason FROM needed
 """

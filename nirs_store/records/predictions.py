@@ -24,7 +24,7 @@ from nirs_store.records import queries
 from nirs_store.records.lookup import whole_ids_of
 from nirs_store.records.queries import array_of, arrays_of, columns_of, frame, named_like, page_of, row_of
 from nirs_store.records.runs import require, require_open_pipeline
-from nirs_store.scores import METRICS, higher_is_better
+from nirs_store.scores import METRICS, RMSE_BY_SET, higher_is_better
 from nirs_store.values import as_float, as_int, as_text, is_text
 
 # -- Questions about predictions and their arrays.
@@ -184,13 +184,6 @@ def _is_few(params: dict[str, Any]) -> bool:
     return params["limit"] is not None and params["limit"] <= _HANDFUL
 
 
-def _few_rows(con: Connection, sql: str, params: dict[str, Any]) -> pl.DataFrame:
-    """Rows of `predictions` with all their columns."""
-    if not _is_few(params):
-        return frame(con, sql, params)
-    return few_rows(execute(con, sql, params).fetchall(), arrow_schema("predictions"))
-
-
 def _settled(scores: Sequence[float | None], n: int) -> bool:
     """Whether the order of a score alone tells the first n of n + 1 rows from the rest."""
     # It does not where the last is as good as the one after it, and where what has no score is among them.
@@ -248,22 +241,44 @@ def _best_of_groups(
 
 
 def _low_is_good(
-    con: Connection, where: str, params: dict[str, Any], column: str, groups: Sequence[str]
+    con: Connection, where: str, params: dict[str, Any], column: str, groups: Sequence[str], said: bool | None
 ) -> bool:
-    """Tell from the metrics of the rows whether low scores are good."""
+    """Tell whether low scores come first: as it was said, else by the metrics of the rows.
+
+    Warns where errors of several targets are ranked together; those of one chain are of one target.
+    """
+    of_chains = {"chain_id", "pipeline_id"} & set(groups)
+    if not column.endswith("_score") or (said is not None and of_chains):
+        return said is not False
     keys = "".join(f", {group} AS key_{place}" for place, group in enumerate(groups))
-    sql = f"SELECT DISTINCT lower(metric){keys} FROM predictions WHERE {where} AND {column} IS NOT NULL ORDER BY 1"
+    about, chains = (
+        "target, target_unit",
+        "LEFT JOIN (SELECT chain_id, target, target_unit FROM chains) USING (chain_id)",
+    )
+    if of_chains:
+        about, chains = "NULL, NULL", ""
+    found = execute(
+        con,
+        f"SELECT DISTINCT {about}, of_metric{keys} FROM (SELECT *, lower(metric) AS of_metric FROM predictions "
+        f"WHERE {where} AND {column} IS NOT NULL) {chains} ORDER BY ALL",
+        params,
+    ).fetchall()
     by_group: dict[tuple[Any, ...], set[str]] = {}
-    for name, *key in execute(con, sql, params).fetchall():
-        by_group.setdefault(tuple(key), set()).add("rmse" if name in ("rmsecv", "rmsep", "rmsec") else name)
+    kinds: dict[tuple[str, str | None], None] = {}
+    for target, unit, metric, *key in found:
+        name = "rmse" if metric in RMSE_BY_SET else metric
+        by_group.setdefault(tuple(key), set()).add(name)
+        if target is not None and name in WITH_UNIT:
+            kinds[target, unit] = None
     names = sorted(set[str]().union(*by_group.values()))
     directions = {_is_high(name) for name in names}
-    if len(directions) > 1 or any(len(kinds) > 1 for kinds in by_group.values()):
+    if said is None and (len(directions) > 1 or any(len(several) > 1 for several in by_group.values())):
         raise InvalidInput(
             f"These predictions were scored by {', '.join(map(quoted, names))}, which do not rank together. Name one "
             "with scored_by=, or a data set, or say the direction with ascending=."
         )
-    return True not in directions
+    warn_of_targets(list(kinds), "rmse")
+    return True not in directions if said is None else said
 
 
 def with_targets(con: Connection, predictions: pl.DataFrame) -> pl.DataFrame:
@@ -285,22 +300,6 @@ def warn_of_targets(kinds: Sequence[tuple[str, str | None]], metric: str) -> Non
             UserWarning,
             stacklevel=2,
         )
-
-
-def _warn_of_targets(
-    con: Connection, where: str, params: dict[str, Any], metric: str, groups: Sequence[str]
-) -> None:
-    """Warn where errors of several targets are ranked together; those of one chain are of one target."""
-    if not metric.endswith("_score") or {"chain_id", "pipeline_id"} & set(groups):
-        return
-    with_unit = ", ".join(f"'{name}'" for name in (*WITH_UNIT, "rmsec", "rmsecv", "rmsep"))
-    kinds = execute(
-        con,
-        "SELECT DISTINCT target, target_unit FROM chains WHERE target IS NOT NULL AND chain_id IN "
-        f"(SELECT chain_id FROM predictions WHERE {where} AND lower(metric) IN ({with_unit})) ORDER BY ALL",
-        params,
-    ).fetchall()
-    warn_of_targets(kinds, "rmse")
 
 
 def _is_high(metric: str) -> bool:
@@ -334,11 +333,9 @@ def top_predictions(
         target_unit=target_unit,
         metric=scored_by,
     )
-    if ascending is None:
-        ascending = not metric.endswith("_score") or _low_is_good(con, where, params, metric, groups)
-    _warn_of_targets(con, where, params, metric, groups)
+    low_first = _low_is_good(con, where, params, metric, groups, ascending)
     params.update(page_of(n, 0))
-    found = _best(con, n, metric, ascending, groups, where, params)
+    found = _best(con, n, metric, low_first, groups, where, params)
     return with_targets(con, found)
 
 
@@ -366,7 +363,10 @@ def _best(
             ranked = _best_by_score(con, sql, params, metric, ascending)
             if ranked is not None:
                 return ranked
-        return _few_rows(con, f"SELECT {columns} FROM predictions WHERE {where} {page}", params)
+        sql = f"SELECT {columns} FROM predictions WHERE {where} {page}"
+        if not _is_few(params):
+            return frame(con, sql, params)
+        return few_rows(execute(con, sql, params).fetchall(), arrow_schema("predictions"))
     del params["offset"]
     if params["limit"] is None:
         n = params["limit"] = _ALL

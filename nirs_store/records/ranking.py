@@ -149,8 +149,8 @@ def aggregate(con: Connection, group_by: str | Sequence[str], metric: str, **fil
         f"SELECT {names}, count({value}) AS count, avg({value}) AS mean, stddev_samp({value}) AS std, "
         f"min({value}) AS min, max({value}) AS max, "
         "count(DISTINCT (lower(p.metric), c.target, c.target_unit)) AS kinds_of_score FROM predictions p "
-        "LEFT JOIN pipelines l USING (pipeline_id) LEFT JOIN chains c USING (chain_id) "
-        f"WHERE {where} GROUP BY {keys} ORDER BY {keys}",
+        f"{'LEFT JOIN pipelines l USING (pipeline_id)' if 'run_id' in groups else ''} "
+        f"LEFT JOIN chains c USING (chain_id) WHERE {where} GROUP BY {keys} ORDER BY {keys}",
         params,
     )
     if metric.endswith("_score") and (found["kinds_of_score"] > 1).any():

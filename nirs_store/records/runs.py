@@ -218,7 +218,6 @@ def _git_commit() -> str | None:
     return text if len(text) in (40, 64) and set(text) <= set("0123456789abcdef") else None
 
 
-_TABLES = {"run": "runs", "pipeline": "pipelines", "chain": "chains", "prediction": "predictions"}
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -230,7 +229,7 @@ def require(engine: Engine, kind: str, identifier: str) -> dict[str, Any] | None
         return dict(known)
     if not isinstance(identifier, str) or not identifier:
         raise UnknownId(kind, identifier)
-    if engine.recorder.find(_TABLES[kind], identifier) is not None:
+    if engine.recorder.find(queries.ID_COLUMNS[kind][0], identifier) is not None:
         # Not forgotten with everything else when something was deleted meanwhile.
         return None
     answered, note = engine.look_up(lambda con: queries.note_of(con, kind, identifier))
@@ -292,7 +291,7 @@ def _datasets(given: Any) -> list[Any]:
     if isinstance(given, (str, Mapping)):
         listed = [given] if given else []
     else:
-        listed = _listed(given, "datasets", "names or dicts")
+        listed = as_list(given, "datasets", "names or dicts")
     for each in listed:
         named = each.get("name") if isinstance(each, Mapping) else each
         if isinstance(named, str):
@@ -309,7 +308,8 @@ def _as_dict(value: Any, name: str) -> dict[Any, Any]:
         ) from error
 
 
-def _listed(value: Any, name: str, what: str) -> list[Any]:
+def as_list(value: Any, name: str, what: str) -> list[Any]:
+    """Return a list of what was given as one."""
     # What has an order and letters or keys for items would be taken apart without a word.
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise InvalidInput(
@@ -500,7 +500,7 @@ def save_chain(
     grid = None if wavelengths is None else _wavelengths(wavelengths)
     about = _as_dict(metadata, "metadata")
     if branch_path is not None:
-        branch_path = _listed(branch_path, "branch_path", "branches, outermost first")
+        branch_path = as_list(branch_path, "branch_path", "branches, outermost first")
     row = target_of(about) | checked(
         "chains",
         {

@@ -46,9 +46,8 @@ def as_table(value: Any, name: str) -> pl.DataFrame:
         elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
             records = list(value)
             if not all(isinstance(row, Mapping) for row in records):
-                raise InvalidInput(
-                    f"{name}: expected one dict per row, found {_kinds(records)}. Nothing was recorded."
-                )
+                kinds = ", ".join(sorted({type(row).__name__ for row in records}))
+                raise InvalidInput(f"{name}: expected one dict per row, found {kinds}. Nothing was recorded.")
             # A column that the first rows lack is still a column.
             columns = list(dict.fromkeys(str(key) for row in records for key in row))
             plain = [{str(key): cell for key, cell in row.items()} for row in records]
@@ -79,10 +78,6 @@ def as_table(value: Any, name: str) -> pl.DataFrame:
             "nothing was recorded."
         )
     return table
-
-
-def _kinds(records: Sequence[Any]) -> str:
-    return ", ".join(sorted({type(row).__name__ for row in records}))
 
 
 def to_parquet(table: pl.DataFrame) -> bytes:

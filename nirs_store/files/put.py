@@ -270,9 +270,9 @@ def record(con: Connection, engine: Engine, items: Sequence[Item]) -> list[FileV
         if stored is not None and (added or stored.draft.digest == row["artifact_id"]):
             row["artifact_id"] = stored.draft.digest
             placed.append((row, stored, added))
-        made_from = [(kind, sources[kind, source], row["version_id"]) for kind, source in request.sources]
-        _refuse_cycles(con, row["version_id"], made_from)
-        links += made_from
+        made_from = [(kind, sources[kind, source]) for kind, source in request.sources]
+        _refuse_cycles(con, row["version_id"], [source for kind, source in made_from if kind == "file"])
+        links += [(*source, row["version_id"]) for source in made_from]
         outcomes.append((row, added))
     # Nothing is refused any more: only now do blobs get their names.
     adopt(con, engine, [(stored.draft, stored.ending, row["type"]) for row, stored, _ in placed])
@@ -398,8 +398,7 @@ def _require(con: Connection, kind: str, ids: Iterable[Any], hint: str) -> None:
         raise UnknownId(*missing[0], hint)
 
 
-def _refuse_cycles(con: Connection, version_id: str, links: Sequence[tuple[str, str, str]]) -> None:
-    files = [source for kind, source, _ in links if kind == "file"]
+def _refuse_cycles(con: Connection, version_id: str, files: Sequence[str]) -> None:
     if files and (version_id in files or descends_from(con, version_id, files)):
         raise InvalidInput(
             f"sources: {', '.join(files)} would be made from itself in the end (a cycle). Nothing was stored."

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
+from nirs_store.db.table import column
 from nirs_store.errors import CalibrationNotFound, InvalidInput, quoted
 from nirs_store.ids import is_id
 from nirs_store.records import queries
@@ -56,7 +57,8 @@ def _candidates(con: Connection, kind: str, given: str, is_part: bool) -> list[s
         for part in dict.fromkeys((given, given.lower())):
             found += queries.find_ids(con, part, [kind], _SHOWN + 1)["id"].to_list()
     if not found and kind == "run":
-        found = queries.runs_named(con, given, _SHOWN + 1)
+        sql = "SELECT run_id FROM runs WHERE name = ? ORDER BY run_id DESC LIMIT ?"
+        found = column(con, sql, [given, _SHOWN + 1])
     if kind == "chain":
         found += named_like(con, given)
     return list(dict.fromkeys(found))

@@ -98,12 +98,6 @@ def find_ids(con: Connection, part: str, kinds: Sequence[str] | None, limit: int
     return frame(con, sql, params)
 
 
-def runs_named(con: Connection, name: str, limit: int) -> list[str]:
-    """Return the ids of the runs that have this name."""
-    sql = "SELECT run_id FROM runs WHERE name = ? ORDER BY run_id DESC LIMIT ?"
-    return column(con, sql, [name, limit])
-
-
 def columns_of(table: str) -> str:
     """Return the columns of a table that are shown, with the status as it is now."""
     names = [name for name in column_names(table) if name not in _HIDDEN]

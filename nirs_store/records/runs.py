@@ -71,8 +71,11 @@ def environment() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    commit = _git_commit()
-    return found if commit is None else found | {"git-commit": commit}
+    commit = (_git("rev-parse", "--verify", "HEAD") or "").strip()
+    # Empty where there is no repository, or no git.
+    if len(commit) in (40, 64) and set(commit) <= set("0123456789abcdef"):
+        found["git-commit"] = commit
+    return found
 
 
 def capture_environment(
@@ -210,12 +213,6 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
     return answer.stdout
-
-
-def _git_commit() -> str | None:
-    """Commit of the repository that the program was started in; None where there is none, or no git."""
-    text = (_git("rev-parse", "--verify", "HEAD") or "").strip()
-    return text if len(text) in (40, 64) and set(text) <= set("0123456789abcdef") else None
 
 
 _LEVELS = ("debug", "info", "warning", "error", "critical")

@@ -173,14 +173,10 @@ def _search(con: Connection, words: list[str], n: int | None, metric: str | None
         for target, unit, ids in found
     ]
     whole = pl.concat(frames, how="diagonal") if frames else ranking.rank_matches(con, [], n, metric)
-    return _with_tags(con, whole)
-
-
-def _with_tags(con: Connection, found: pl.DataFrame) -> pl.DataFrame:
     tags = frame(
         con,
         "SELECT run_id, coalesce(json_extract_string(tags, '$[*]'), []) AS tags FROM runs "
         "WHERE run_id IN (SELECT unnest($ids::VARCHAR[]))",
-        {"ids": found["run_id"].unique().to_list()},
+        {"ids": whole["run_id"].unique().to_list()},
     ).cast({"tags": pl.List(pl.String)})
-    return found.join(tags, on="run_id", how="left", maintain_order="left")
+    return whole.join(tags, on="run_id", how="left", maintain_order="left")

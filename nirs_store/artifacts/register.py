@@ -29,7 +29,7 @@ def save(engine: Engine, obj: Any, artifact_id: str, about: Mapping[str, Any]) -
     parsed = parse_artifact_id(artifact_id)
     require_open_pipeline(engine, parsed.pipeline_id)
     kind, chain_path, blob_id = str(about["artifact_type"]), about["chain_path"], about["blob_id"]
-    config = about["meta_config"] or MetaModelConfig()
+    config, params = about["meta_config"] or MetaModelConfig(), dict(about["params"] or {})
     last = parse_chain(chain_path)[-1] if chain_path else None
     sources = {str(each["artifact_id"]): int(each["feature_index"]) for each in config.source_models}
     links = [_link(engine, artifact_id, target, SOURCE, index) for target, index in sources.items()]
@@ -57,7 +57,7 @@ def save(engine: Engine, obj: Any, artifact_id: str, about: Mapping[str, Any]) -
         **{key: about[key] for key in _SAID},
         **place,
         "branch_path": list(place["branch_path"] or ()),
-        "params": dict(about["params"] or {}),
+        "params": params,
         "record_id": artifact_id,
         "artifact_id": blob_id,
         "pipeline_id": parsed.pipeline_id,

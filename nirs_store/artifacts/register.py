@@ -16,7 +16,7 @@ from nirs_store.records import artifacts
 from nirs_store.records.artifacts import add_link, known_record, save_record
 from nirs_store.records.runs import require_open_pipeline
 
-# What is read from the last node of the chain path where it is not said.
+# Read from the last node of the chain path where they are not given.
 _PLACE = ("branch_path", "source_index", "step_index", "substep_index")
 _SAID = ("chain_path", "custom_name", "input_data_hash", "dataset_hash")
 

@@ -244,7 +244,8 @@ def _inspect(target: Any) -> Facts:
         n_features=int(n_features) if isinstance(n_features, int | np.integer) else None,
         allows_nan=allows_nan(target),
         leaves_input=_leaves_input(target),
-        classifier=kind == "classifier" or (kind is None and _predicts_classes(target)),
+        classifier=kind == "classifier"
+        or (kind is None and hasattr(target, "classes_") and hasattr(target, "predict")),
         one_d_targets=bool(tags and tags.target_tags.one_d_labels),
         plain=_is_sklearn(target) and not any(map(_is_estimator, made_of(target))),
         wavelengths=wanted,
@@ -266,10 +267,6 @@ def _tags(target: Any) -> Any:
     except AttributeError:
         # None at all, or a mixin without the base class that would complete them.
         return None
-
-
-def _predicts_classes(target: Any) -> bool:
-    return hasattr(target, "classes_") and hasattr(target, "predict")
 
 
 def _wavelength_parameter(method: Any) -> str:

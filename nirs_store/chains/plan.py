@@ -143,6 +143,9 @@ class ReplayPlan:
             for fold, model in models.items()
         )
         sources = () if source_index is not None else _sources(members[0].stages)
+        # Metadata are the caller's own: what has another shape under these names means something else.
+        metadata = chain.get("metadata")
+        named = metadata if isinstance(metadata, Mapping) else {}
         stack, method, passthrough = _stack(chain)
         if stack and not sources:
             sources = next((plan.sources for plan in stack if plan.sources), ())
@@ -157,8 +160,8 @@ class ReplayPlan:
             stack=stack,
             stack_method=method,
             passthrough=passthrough,
-            columns=_columns(chain),
-            unit=_unit(chain),
+            columns=text_names(named.get(COLUMNS)),
+            unit=parse_unit(named.get("wavelength_unit")),
         )
 
     @property
@@ -341,17 +344,6 @@ def _common_length(paths: list[tuple[Stage, ...]]) -> int:
             break
         length += 1
     return length
-
-
-def _columns(chain: Mapping[str, Any]) -> Names | None:
-    # Metadata are the caller's own: what has another shape under this name means something else.
-    metadata = chain.get("metadata")
-    return text_names(metadata.get(COLUMNS)) if isinstance(metadata, Mapping) else None
-
-
-def _unit(chain: Mapping[str, Any]) -> str | None:
-    metadata = chain.get("metadata")
-    return parse_unit(metadata.get("wavelength_unit")) if isinstance(metadata, Mapping) else None
 
 
 def _grid(value: Any) -> NDArray[np.float64] | None:

@@ -203,14 +203,12 @@ class _Run:
 
     def _shared(self, spectra: Spectra, stages: Sequence[Stage]) -> Spectra:
         """Take the spectra through the steps that all members share."""
-        if len(stages) != 1 or not spectra.moderate or not self._looks_once(stages[0].operators):
+        operators = stages[0].operators if len(stages) == 1 else ()
+        if not spectra.moderate or len(operators) != 1 or not self._bench.facts(operators[0]).plain:
             return self._walk(spectra, stages)
         # The only step would look at the numbers that were just looked at. Of several, the second must.
         with _assume_finite():
             return self._walk(spectra, stages)
-
-    def _looks_once(self, operators: Sequence[Operator]) -> bool:
-        return len(operators) == 1 and self._bench.facts(operators[0]).plain
 
     def _stacked(self, X: Any, wavelengths: Any) -> Spectra:
         """Return the predictions of a stack's sources, side by side: its input in place of spectra."""

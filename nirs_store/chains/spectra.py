@@ -127,13 +127,9 @@ def _several(value: Any) -> dict[int, Any] | None:
         return dict(sorted(numbered.items()))
     if isinstance(value, list | tuple) and value:
         items = [native(item) for item in value]
-        if all(_is_table(item) for item in items):
+        if all(is_frame(item) or getattr(item, "ndim", None) == 2 for item in items):
             return dict(enumerate(items))
     return None
-
-
-def _is_table(value: Any) -> bool:
-    return is_frame(value) or getattr(value, "ndim", None) == 2
 
 
 def read_table(

@@ -70,10 +70,6 @@ def _optional(value: Any) -> str | None:
     return None if value is None else as_error(value)
 
 
-def _optional_id(value: Any) -> str | None:
-    return identifier(value) if value else None
-
-
 def _fitting(convert: Callable[[Any, str], Any], value: Any) -> Any:
     try:
         return convert(value, "value")
@@ -96,7 +92,7 @@ _SAME: dict[str, dict[str, Callable[[Any], Any]]] = {
     },
     "predictions": {
         **dict.fromkeys(("prediction_id", "pipeline_id"), identifier),
-        "chain_id": _optional_id,
+        "chain_id": lambda value: identifier(value) if value else None,
         **dict.fromkeys(("dataset_name", "model_name", "model_class", "fold_id", "partition"), _text),
         **dict.fromkeys(("metric", "task_type", "preprocessings"), _text),
         **dict.fromkeys(("val_score", "test_score", "train_score", "exclusion_rate"), _float),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -166,7 +165,7 @@ def test_a_version_is_named_by_number_word_or_id(store: WorkspaceStore) -> None:
     with pytest.raises(UnknownFile, match=r"Did you mean 'positions\.tsv'"):
         store.files.get("position.tsv")
     with pytest.raises(UnknownFile, match="No version of a file has the id"):
-        store.files.get(str(uuid.uuid4()))
+        store.files.get("0190aaaa-0000-7000-8000-000000000000")
 
 
 def test_what_was_announced_gets_its_content(store: WorkspaceStore) -> None:

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,7 +48,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "not an object": lambda path: path.write_text("[1, 2]"),
     "nested": lambda path: path.write_text("[" * 100_000),
-    "another backup's": lambda path: edited(path, lambda facts: facts.update(backup_id=str(uuid.uuid4()))),
+    "another backup's": lambda path: edited(
+        path, lambda facts: facts.update(backup_id="0190aaaa-0000-7000-8000-000000000000")
+    ),
     "of a newer version": lambda path: edited(path, lambda facts: facts.update(format_version=99)),
     "without a time zone": lambda path: edited(
         path, lambda facts: facts.update(created_at="2026-01-01T00:00:00")

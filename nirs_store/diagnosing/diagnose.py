@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
@@ -354,10 +354,8 @@ def diagnose(
         raise InvalidInput(f"y: expected the values of one target; found {np.shape(y)[1]}. {which}")
     spectra = found.input(X, wavelengths)
     measured = None if y is None else column(y, found.place).astype(float).reshape(-1)
-    if measured is not None and len(measured) != len(spectra):
-        raise ShapeMismatch(
-            f"y: expected one value for each of {len(spectra)} spectra; found {len(measured)}."
-        )
+    if measured is not None:
+        check_length("y", "value", measured, len(spectra))
     names = _names(sample_ids, len(spectra))
     stored = _refit_values(store, found.chain)
     is_calibration = found.refitted and _is_calibration(found, X, y, measured, stored)
@@ -455,9 +453,14 @@ def _names(sample_ids: Any, n: int) -> list[str]:
     if sample_ids is None:
         return [str(row) for row in range(n)]
     names = [str(each) for each in sample_ids]
-    if len(names) != n:
-        raise ShapeMismatch(f"sample_ids: expected one name for each of {n} spectra; found {len(names)}.")
+    check_length("sample_ids", "name", names, n)
     return names
+
+
+def check_length(argument: str, what: str, found: Sized, n: int) -> None:
+    """Refuse an argument that has not one item for each spectrum."""
+    if len(found) != n:
+        raise ShapeMismatch(f"{argument}: expected one {what} for each of {n} spectra; found {len(found)}.")
 
 
 def _is_calibration(

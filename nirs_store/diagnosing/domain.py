@@ -13,10 +13,10 @@ from nirs_store.chains.operators import Workbench
 from nirs_store.chains.plan import Member, ReplayPlan
 from nirs_store.chains.predictor import folds_alone
 from nirs_store.chains.replay import predict_watched
-from nirs_store.diagnosing.diagnose import data_hash, given_spectra
+from nirs_store.diagnosing.diagnose import check_length, data_hash, given_spectra
 from nirs_store.domain.build import FoldDomain, FoldWatch, LeftOut, build, is_pca_step
 from nirs_store.domain.measure import Domain
-from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.errors import InvalidInput
 from nirs_store.protocol import ReadsChains, chain_of
 from nirs_store.values import as_array
 
@@ -56,15 +56,9 @@ def domain_of_calibration(
     stored = _stored(store, str(chain["chain_id"]))
     before = _before(plan, store.load_artifact)
     predicted, _, inputs = predict_watched(plan, X, store.load_artifact, wavelengths, before=before)
-    if len(measured) != len(predicted):
-        raise ShapeMismatch(
-            f"y: expected one value for each of {len(predicted)} spectra; found {len(measured)}."
-        )
+    check_length("y", "value", measured, len(predicted))
     names = np.arange(len(measured)) if sample_ids is None else np.asarray(list(sample_ids))
-    if len(names) != len(measured):
-        raise ShapeMismatch(
-            f"sample_ids: expected one name for each of {len(measured)} spectra; found {len(names)}."
-        )
+    check_length("sample_ids", "name", names, len(measured))
     rows = _rows(stored, names, measured)
     _check_calibration(chain, plan, stored, rows, X, measured, predicted)
     refit = plan.members[0].fold == REFIT or folds is None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.chains.one_target import column, one_target, say_which
-from nirs_store.diagnosing.diagnose import given_spectra, inside
+from nirs_store.diagnosing.diagnose import check_length, given_spectra, inside
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.scores import pooled_scores, repeats_of
 
@@ -92,8 +92,7 @@ def permutation_test(
     if y is None:
         raise InvalidInput("permutation_test: expected measured values y.")
     spectra, values = np.asarray(X, dtype=float), np.asarray(y, dtype=float)
-    if len(spectra) != len(values):
-        raise ShapeMismatch(f"y: expected one value for each of {len(spectra)} spectra; found {len(values)}.")
+    check_length("y", "value", values, len(spectra))
     labels = None if groups is None else np.asarray(groups)
     if labels is not None and len(labels) != len(values):
         raise ShapeMismatch(f"groups: expected one for each of {len(values)} spectra; found {len(labels)}.")

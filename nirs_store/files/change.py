@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from nirs_store.audit.trail import attempting
@@ -168,10 +168,8 @@ class FileRemoval:
         return words + (f"; {self.workplaces} temporary folders" if self.workplaces else "")
 
 
-@dataclass
-class _Plan:
-    gone: list[Row] = field(default_factory=list)
-    kept: list[tuple[str, int, str]] = field(default_factory=list)
+# What goes; and what is kept of it: name, version and why.
+_Plan = tuple[list[Row], list[tuple[str, int, str]]]
 
 
 def delete(
@@ -188,13 +186,13 @@ def delete(
             series = {"name": first["name"], "test_name": first["test_name"]}
             found = Table(con, "file_versions").where("created_at, version_id", **series)
             chosen = [row for row in found if scope.shows(row, which[2])]
-        plan = _without_needed(con, scope.engine, chosen, sources=False)
-        if plan.kept and not force:
-            words = "; ".join(f"{n} v{v}: {why}" for n, v, why in plan.kept[:5])
+        _, kept = _without_needed(con, scope.engine, chosen, sources=False)
+        if kept and not force:
+            words = "; ".join(f"{n} v{v}: {why}" for n, v, why in kept[:5])
             raise OverwriteRefused(
                 f"Nothing was deleted. {words}. Delete it anyway with force=True (on the command line: --force)."
             )
-        return _Plan(chosen)
+        return chosen, []
 
     with attempting(scope.engine, "delete", "file", which[0]):
         return _remove(scope.engine, "delete", choose, dry_run)
@@ -267,28 +265,28 @@ def _remove(
     """Remove what `choose` finds in the same transaction, then blobs and copies that nothing names any more."""
     blobs = folders = 0
     if dry_run:
-        plan = engine.query(choose)
+        gone, kept = engine.query(choose)
         folders = len(abandoned(engine)) if leftovers else 0
     else:
 
         def work(con: Connection) -> tuple[_Plan, set[str]]:
             plan = choose(con)
-            return plan, delete_versions(con, plan.gone) if plan.gone else set()
+            return plan, delete_versions(con, plan[0]) if plan[0] else set()
 
-        plan, unnamed = engine.change(work)
-        ids = sorted({row["artifact_id"] for row in plan.gone} - {None})
+        (gone, kept), unnamed = engine.change(work)
+        ids = sorted({row["artifact_id"] for row in gone} - {None})
         if ids:
             from nirs_store.maintenance.gc import collect
 
             blobs = collect(engine, only=ids).files
         remove_copies(engine, unnamed)
-        note_versions(engine, operation, plan.gone)
+        note_versions(engine, operation, gone)
         folders = remove_abandoned(engine) if leftovers else 0
     names = ("version_id", "name", "test_name", "version", "type", "mode", "size_bytes", "stored_bytes")
     return FileRemoval(
-        tuple({name: row[name] for name in names} for row in plan.gone),
-        tuple(plan.kept),
-        sum(int(row["size_bytes"]) for row in plan.gone),
+        tuple({name: row[name] for name in names} for row in gone),
+        tuple(kept),
+        sum(int(row["size_bytes"]) for row in gone),
         blobs,
         folders,
         dry_run,
@@ -309,11 +307,11 @@ def _without_needed(
     pins = {row["object_id"] for row in Table(con, "pins").where(object_kind="file")}
     users = dependents(con)
     alive = set(engine.living_sessions())
-    plan = _Plan()
+    kept: list[tuple[str, int, str]] = []
     going: dict[str, Row] = {}
 
     def keep(row: Row, reason: str) -> None:
-        plan.kept.append((row["name"], int(row["version"]), reason))
+        kept.append((row["name"], int(row["version"]), reason))
 
     for row in chosen:
         coming = row["status"] in ("pending", "in_progress") and row["content_hash"] is None
@@ -338,8 +336,7 @@ def _without_needed(
                 elif sources:
                     needed[version_id] = f"the {kind} {user} was made from it"
         if not needed:
-            plan.gone = list(going.values())
-            return plan
+            return list(going.values()), kept
         # What stays needs its own sources: look again.
         for version_id, reason in needed.items():
             keep(going.pop(version_id), reason)

@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--workspace", choices=KINDS,
         help="run the contract of the store on a folder, a shared workspace, or four replicas of one asked in turn; "
-        "without it, everything runs on folders, and what is marked `everywhere` on all three",
+        "without it, everything runs on folders, and what is marked `everywhere` on replicas too",
     )  # fmt: skip
 
 
@@ -95,7 +95,14 @@ def _kind_of(item: pytest.Item) -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     everywhere = metafunc.definition.get_closest_marker("everywhere") is not None
     if everywhere and metafunc.config.getoption("workspace") is None:
-        metafunc.parametrize("workspace_kind", EVERYWHERE, indirect=True)
+        not_on = metafunc.definition.get_closest_marker("not_on")
+        # Four replicas of a shared workspace are one as well, and ask more of it.
+        again = not_on is None or "replicas" not in not_on.args
+        kinds = [
+            pytest.param(kind, marks=pytest.mark.slow) if kind == "shared" and again else kind
+            for kind in EVERYWHERE
+        ]
+        metafunc.parametrize("workspace_kind", kinds, indirect=True)
 
 
 @pytest.fixture

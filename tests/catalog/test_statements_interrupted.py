@@ -23,7 +23,8 @@ ENDLESS = "SELECT count(*) FROM range(100000000000) t(i) WHERE hash(i) % 7 = 3"
 
 @pytest.fixture
 def con() -> Iterator[duckdb.DuckDBPyConnection]:
-    with duckdb.connect() as made:
+    # A statement that is not ended fails here; it takes neither all memory nor the disk.
+    with duckdb.connect(config={"memory_limit": "1GB", "temp_directory": ""}) as made:
         yield made
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sampling import covering
 from storekit import Y_TRUE, begin, chain_of
 
 from nirs_store.db.session import Engine
@@ -376,11 +377,11 @@ def give_up(store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch, remove: Any)
 OWN_NAMES = [("mine", "models/x.bin"), ("0" * 64, "models/x.bin"), ("mine", f"artifacts/ab/{'ab' * 32}.bin")]
 
 
-@pytest.mark.parametrize("killed", [True, False])
-@pytest.mark.parametrize(("artifact_id", "path"), OWN_NAMES)
+@pytest.mark.parametrize(("names", "killed"), covering(OWN_NAMES, [True, False]))
 def test_a_name_of_the_users_own_that_was_given_up_is_not_registered_again(
-    machine: Any, monkeypatch: pytest.MonkeyPatch, artifact_id: str, path: str, killed: bool
+    machine: Any, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str], killed: bool
 ) -> None:
+    artifact_id, path = names
     one, other = machine("one"), machine("other")
     write(one, b"old", path)
     register(one, artifact_id, b"old", path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,15 @@ from nirs_store.datasets.samples import Samples
 from nirs_store.datasets.version import DatasetDiff, DatasetVersion, check_name, parse_reference
 from nirs_store.datasets.writer import add, claiming, discard, finish, readable, refuse_other_grid, with_grid
 from nirs_store.db.session import Engine
-from nirs_store.errors import InvalidInput, UnknownId, quoted
+from nirs_store.db.table import Table
+from nirs_store.errors import InvalidInput, UnknownDataset, UnknownId, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.reading import Spectra
 from nirs_store.reading.tables import frame_csv
 from nirs_store.records.lookup import whole_ids
 from nirs_store.records.notes import check_guard, note, note_read
 from nirs_store.records.queries import get_chain
-from nirs_store.values import as_text, to_json
+from nirs_store.values import as_text, one_of, to_json
 
 _SHOWN = 10
 
@@ -136,16 +138,7 @@ class Datasets:
         with attempting(self._engine, "add_dataset", "dataset", name if isinstance(name, str) else None):
             self._engine.check_writable()
             check_name(name)
-            given = take(
-                X,
-                references=references,
-                ids=ids,
-                groups=groups,
-                wavelengths=wavelengths,
-                unit=unit,
-                instrument=instrument,
-                units=units,
-            )
+            given = take(X, references, ids, groups, wavelengths, unit, instrument, units)
             if metadata is not None and not isinstance(metadata, Mapping):
                 raise InvalidInput(
                     f"metadata: expected a mapping, found {type(metadata).__name__}. Nothing was stored."
@@ -157,12 +150,10 @@ class Datasets:
                 self._engine, {"name": name, "metadata": about, "instrument": given.instrument, "note": said}
             )
             values = {"name": name, "kind": "added", "metadata": about or None, "note": said}
-            for share in (True, False):
-                try:
-                    row, added = add(self._reader, values, given, share=share, other_grid=other_grid)
-                    break
-                except table.BlobsGone:
-                    continue
+            try:
+                row, added = add(self._reader, values, given, share=True, other_grid=other_grid)
+            except table.BlobsGone:
+                row, added = add(self._reader, values, given, share=False, other_grid=other_grid)
         return self._noted("add_dataset", row, added)
 
     def _noted(self, operation: str, row: table.Row, added: bool) -> DatasetVersion:
@@ -333,16 +324,9 @@ class Datasets:
                 refuse_other_grid(*told, samples.header, "The selection", "Give another name.")
             how = {"of": f"{row['name']}@v{row['version']}", "invert": invert}
             how |= {"where": where} if where is not None else {"by": "ids" if ids is not None else "rows"}
-            item = table.Item(
-                {
-                    "name": name,
-                    "kind": "selection",
-                    "parent_id": row["dataset_version_id"],
-                    "selection": how,
-                    "note": said,
-                },
-                shared=list(row["spectra_ids"]),
-            )
+            values = {"name": name, "kind": "selection", "parent_id": row["dataset_version_id"]}
+            values |= {"selection": how, "note": said}
+            item = table.Item(values, shared=list(row["spectra_ids"]))
             try:
                 with claiming(self._engine, item.shared):
                     finish(self._engine, item, Samples(samples.header, samples.frame[some]), head, old)
@@ -402,21 +386,18 @@ class Datasets:
         """
         if sum(each is not None for each in (sample, spectra, dataset)) != 1:
             raise InvalidInput("Expected the name of a sample, spectra= or dataset=, and one of them.")
-        chains = self._engine.query(table.fitted_on)
+        chains, count = self._engine.query(table.fitted_on)
         if dataset is not None:
             whole = self.version(dataset)
             every = {whole.dataset_version_id: (whole, np.arange(whole.n_samples))}
             return usage.chains_frame(chains, every, only=True)
-        usage.warn_of_arrays(self._engine.query(table.count_chains) - sum(map(table.is_fitted, chains)))
+        usage.warn_of_arrays(count - sum(chain["fitted_id"] is not None for chain in chains))
         ids = {chain[f"{prefix}_id"] for chain in chains for prefix in usage.ROLES.values()} - {None}
-        rows = self._engine.query(lambda con: table.by_ids(con, ids))
-        versions = {
-            row["dataset_version_id"]: (
-                DatasetVersion.of(row),
-                usage.sought_rows(self._reader.samples_of(row), sample, spectra),
-            )
-            for row in rows
-        }
+        rows = self._engine.query(lambda con: Table(con, "dataset_versions").where(dataset_version_id=ids))
+        versions = {}
+        for row in rows:
+            sought = usage.sought_rows(self._reader.samples_of(row), sample, spectra)
+            versions[row["dataset_version_id"]] = (DatasetVersion.of(row), sought)
         return usage.chains_frame(chains, versions)
 
     @whole_ids
@@ -438,9 +419,22 @@ class Datasets:
         BlobMissing, BlobCorrupt
         """
         chain = self._chain(chain_id)
-        part = usage.part_of(chain, role, lambda version_id: int(self._reader.row(version_id)["n_samples"]))
-        row = self._reader.row(part.version_id)
-        return self._reader.spectra(row, self._reader.samples_of(row), part.rows, _target_of(chain, row))
+        one_of("role", role, usage.ROLES, "")
+        prefix = "dataset" if role == "calibration" else "dataset_test"
+        metadata = chain["metadata"] or {}
+        version_id = metadata.get(f"{prefix}_version_id")
+        if not isinstance(version_id, str):
+            raise InvalidInput(
+                f"The {role} samples of chain {chain_id} are not in a stored data set: only their hash was kept. "
+                "Record with dataset='corn@v2' to keep both together."
+            )
+        try:
+            row = self._reader.row(version_id)
+        except UnknownDataset:
+            words = f"The chain {chain_id} was recorded from {metadata.get(prefix)}, which has been deleted."
+            raise UnknownDataset(version_id, words) from None
+        some = table.rows_in(metadata.get(f"{prefix}_rows"), int(row["n_samples"]))
+        return self._reader.spectra(row, self._reader.samples_of(row), some, _target_of(chain, row))
 
     @whole_ids
     def for_chain(self, reference: str | DatasetVersion, chain_id: str) -> Spectra:
@@ -461,11 +455,9 @@ class Datasets:
         ------
         UnknownDataset, InvalidInput, BlobMissing, BlobCorrupt
         """
-        first, second = (self._reader.samples_of(self._reader.row(each)) for each in (reference, other))
-        return usage.in_common(first, np.arange(first.frame.height), second, np.arange(second.frame.height))
-
-    def _is_name(self, text: str) -> bool:
-        return self._engine.query(lambda con: table.latest(con, text)) is not None
+        return usage.in_common(
+            *(self._reader.samples_of(self._reader.row(each)) for each in (reference, other))
+        )
 
     def _chain(self, chain_id: str) -> dict[str, Any]:
         chain = self._engine.query(lambda con: get_chain(con, chain_id))
@@ -500,7 +492,8 @@ class Datasets:
         """
         said = reference if isinstance(reference, str) else None
         with attempting(self._engine, "delete_dataset", "dataset", said):
-            if isinstance(reference, str) and "@" not in reference and self._is_name(reference):
+            bare = isinstance(reference, str) and "@" not in reference
+            if bare and self._engine.query(lambda con: table.latest(con, str(reference))) is not None:
                 raise InvalidInput(
                     f"Name the version to delete, as in '{reference}@v1'. Nothing was deleted; `versions` lists them."
                 )
@@ -529,8 +522,6 @@ class Datasets:
         ------
         UnknownDataset, InvalidInput, BlobMissing, BlobCorrupt, WriteFailed, ReadOnlyStore
         """
-        import io
-
         target = user_path(path).absolute()
         ending = target.suffix.lower()
         if ending not in (".parquet", ".csv"):
@@ -552,20 +543,15 @@ class Datasets:
         else:
             sink.write(frame_csv(frame).encode())
         write_file(target, sink.getvalue(), replace=overwrite)
-        note(
-            self._engine,
-            "export_dataset",
-            "dataset",
-            spectra.dataset.dataset_version_id,
-            details={"path": str(target)},
-        )
+        version_id = spectra.dataset.dataset_version_id
+        note(self._engine, "export_dataset", "dataset", version_id, details={"path": str(target)})
         return target
 
 
 def _target_of(chain: Mapping[str, Any], row: table.Row) -> str | list[str] | None:
     """Return the target of a chain, where a version has a column of that name."""
-    several = (chain.get("metadata") or {}).get("target_names")
+    metadata = chain["metadata"] or {}
+    several, target = metadata.get("target_names"), metadata.get("target")
     if isinstance(several, list) and set(several) <= set(row["labels"]):
         return [str(name) for name in several]
-    target = (chain.get("metadata") or {}).get("target")
     return target if target in row["labels"] else None

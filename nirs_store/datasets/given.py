@@ -62,7 +62,6 @@ class Given:
 
 def take(
     X: Any,
-    *,
     references: Any,
     ids: Any,
     groups: Any,
@@ -81,14 +80,11 @@ def take(
     found = _of_spectra(X) if isinstance(X, Spectra) else _of_table(native(X, "X"), ids, groups)
     found.X = checked_matrix(found.X)
     n, channels = found.X.shape
-    if ids is not None and not isinstance(ids, str):
-        found.ids = _names(ids, "ids", n)
-    elif isinstance(ids, str) and isinstance(X, Spectra):
-        found.ids = _names(X.column(ids), "ids", n)
-    if groups is not None and not isinstance(groups, str):
-        found.groups = _names(groups, "groups", n)
-    elif isinstance(groups, str) and isinstance(X, Spectra):
-        found.groups = _names(X.column(groups), "groups", n)
+    for word, value in (("ids", ids), ("groups", groups)):
+        if isinstance(value, str) and isinstance(X, Spectra):
+            value = X.column(value)
+        if value is not None and not isinstance(value, str):
+            setattr(found, word, _names(value, word, n))
     if references is not None:
         more = _references(references, n)
         kept = [column for column in found.references.get_columns() if column.name not in more.columns]
@@ -179,22 +175,17 @@ def _of_table(X: Any, ids: Any, groups: Any) -> Given:
     n = len(X)
     counted = names == list(range(len(names)))
     try:
-        channels = find_channels(texts) if not counted else None
+        channels = None if counted else find_channels(texts)
     except Unreadable as error:
         raise InvalidInput(f"X: {error} Nothing was stored.") from error
-    run = (
-        list(range(len(names)))
-        if channels is None
-        else [place for place in channels.places if texts[place] not in (ids, groups)]
-    )
-    others = [place for place in range(len(names)) if place not in set(run)]
-    is_polars = type(X).__module__.partition(".")[0] == "polars"
-    spectra = X.select([X.columns[place] for place in run]) if is_polars else X.iloc[:, run]
-    columns = {texts[place]: X[X.columns[place]] if is_polars else X.iloc[:, place] for place in others}
-    taken = {
-        word: columns.get(name) if isinstance(name, str) else None
-        for word, name in (("ids", ids), ("groups", groups))
-    }
+    run = list(range(len(names)))
+    if channels is not None:
+        run = [place for place in channels.places if texts[place] not in (ids, groups)]
+    others = set(range(len(names))) - set(run)
+    spectra = X.select([X.columns[k] for k in run]) if isinstance(X, pl.DataFrame) else X.iloc[:, run]
+    columns = {texts[place]: _column(X, place) for place in sorted(others)}
+    asked = {"ids": ids, "groups": groups}
+    taken = {word: columns.get(name) if isinstance(name, str) else None for word, name in asked.items()}
     labels = index_names(X) if taken["ids"] is None else None
     values = None if channels is None else channels.values
     return Given(
@@ -208,6 +199,11 @@ def _of_table(X: Any, ids: Any, groups: Any) -> Given:
         groups=None if taken["groups"] is None else _names(taken["groups"], "groups", n),
         references=pl.DataFrame([_series(name, column) for name, column in columns.items()]),
     )
+
+
+def _column(frame: Any, place: int) -> Any:
+    """Return a column of a frame of polars or pandas."""
+    return frame.to_series(place) if isinstance(frame, pl.DataFrame) else frame.iloc[:, place]
 
 
 def _numbers(X: Any) -> NDArray[Any]:
@@ -262,15 +258,11 @@ def _references(values: Any, n: int) -> pl.DataFrame:
     table = native(values, "references")
     if is_frame(table):
         names = [str(name) for name in flat_names(column_names(table))]
-        is_polars = type(table).__module__.partition(".")[0] == "polars"
         if len(set(names)) < len(names):
             raise InvalidInput(
                 "references: two columns have one name. Nothing was stored. Rename one of them."
             )
-        columns = {
-            name: table[table.columns[place]] if is_polars else table.iloc[:, place]
-            for place, name in enumerate(names)
-        }
+        columns = {name: _column(table, place) for place, name in enumerate(names)}
     elif isinstance(table, Mapping):
         columns = {as_text(name, "references"): column for name, column in table.items()}
     else:

@@ -59,12 +59,7 @@ def require(con: Connection, name: str, version: int | None) -> Row:
     row = by_id[0] if by_id and version is None else find(con, name, version)
     if row is not None:
         return row
-    numbers = [
-        r[0]
-        for r in con.execute(
-            "SELECT version FROM dataset_versions WHERE name = ? ORDER BY 1", [name]
-        ).fetchall()
-    ]
+    numbers = [each["version"] for each in Table(con, "dataset_versions").where("version", name=name)]
     if numbers:
         has = ", ".join(f"v{number}" for number in numbers[-10:])
         raise UnknownDataset(
@@ -79,11 +74,6 @@ def require(con: Connection, name: str, version: int | None) -> Row:
     raise UnknownDataset(name, f"There is no data set {quoted(name)} in this workspace.{hint}")
 
 
-def by_ids(con: Connection, version_ids: Iterable[str]) -> list[Row]:
-    """Return the rows of versions by their ids, of those that are there."""
-    return Table(con, "dataset_versions").where(dataset_version_id=list(version_ids))
-
-
 def list_versions(con: Connection, name: str | None) -> list[Row]:
     """Return the rows of all versions of a name, oldest first; or the newest of each name, by name."""
     if name is not None:
@@ -94,11 +84,8 @@ def list_versions(con: Connection, name: str | None) -> list[Row]:
 
 def paths_of(con: Connection, artifact_ids: Iterable[str]) -> dict[str, str]:
     """Return the files of blobs by their ids."""
-    found = con.execute(
-        "SELECT artifact_id, artifact_path FROM blobs WHERE artifact_id IN (SELECT unnest(?::VARCHAR[]))",
-        [list(artifact_ids)],
-    ).fetchall()
-    return {str(artifact_id): str(path) for artifact_id, path in found}
+    rows = Table(con, "blobs").where(artifact_id=list(artifact_ids))
+    return {row["artifact_id"]: row["artifact_path"] for row in rows}
 
 
 def record(engine: Engine, item: Item) -> tuple[Row, bool]:
@@ -119,8 +106,8 @@ def _record(con: Connection, engine: Engine, item: Item) -> tuple[Row, bool]:
         return head, False
     if len(paths_of(con, item.shared)) < len(set(item.shared)):
         raise BlobsGone
-    retired = con.execute("SELECT version FROM dataset_retired WHERE name = ?", [name]).fetchall()
-    number = max(0 if head is None else int(head["version"]), int(retired[0][0]) if retired else 0) + 1
+    numbers = [*([] if head is None else [head]), *Table(con, "dataset_retired").where(name=name)]
+    number = max((int(each["version"]) for each in numbers), default=0) + 1
     spectra = [*item.shared, *([] if item.spectra is None else [item.spectra.digest])]
     assert item.samples is not None
     row: Row = {
@@ -163,23 +150,14 @@ _CHAINS = (
 )
 
 
-def fitted_on(con: Connection) -> list[Row]:
-    """Return the chains that were recorded from data sets, oldest first, with the version and the rows of each."""
-    return fetch(
+def fitted_on(con: Connection) -> tuple[list[Row], int]:
+    """Return the chains from data sets, oldest first, with their versions and rows; and how many chains there are."""
+    found = fetch(
         con,
         f"SELECT c.*, l.name AS pipeline_name, l.run_id FROM ({_CHAINS}) c LEFT JOIN pipelines l USING (pipeline_id) "
         "WHERE fitted_id IS NOT NULL OR test_id IS NOT NULL ORDER BY c.created_at, c.chain_id",
     )
-
-
-def count_chains(con: Connection) -> int:
-    """Count all chains."""
-    return int(con.execute("SELECT count(*) FROM chains").fetchall()[0][0])
-
-
-def is_fitted(chain: Row) -> bool:
-    """Tell whether a chain of `fitted_on` was fitted on a stored data set."""
-    return chain["fitted_id"] is not None
+    return found, int(con.execute("SELECT count(*) FROM chains").fetchall()[0][0])
 
 
 def users_of(con: Connection, version_id: str) -> list[str]:

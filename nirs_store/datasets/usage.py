@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,42 +13,13 @@ from nirs_store.datasets import rows as table
 from nirs_store.datasets.samples import HASH, ID, Samples
 from nirs_store.datasets.version import DatasetVersion
 from nirs_store.display import counted
-from nirs_store.errors import InvalidInput, RecordingWarning, UnknownDataset, quoted
+from nirs_store.errors import InvalidInput, RecordingWarning
 from nirs_store.ids import spectrum_hashes
 from nirs_store.lazy import polars as pl
 from nirs_store.values import as_array
 
 ROLES = {"calibration": "fitted", "test": "test"}
 """What a chain did with a data set, and how its columns begin."""
-
-
-class Part(NamedTuple):
-    """Samples that a chain has seen: a version of a data set and rows of it."""
-
-    version_id: str
-    rows: NDArray[np.int64]
-
-
-def part_of(chain: Mapping[str, Any], role: str, samples: Callable[[str], int]) -> Part:
-    """Return what a chain was fitted on, or tested with."""
-    if role not in ROLES:
-        raise InvalidInput(f"role: expected 'calibration' or 'test', found {quoted(role)}.")
-    prefix = "dataset" if role == "calibration" else "dataset_test"
-    metadata = chain.get("metadata") or {}
-    version_id = metadata.get(f"{prefix}_version_id")
-    if not isinstance(version_id, str):
-        raise InvalidInput(
-            f"The {role} samples of chain {chain['chain_id']} are not in a stored data set: only their hash was kept. "
-            "Record with dataset='corn@v2' to keep both together."
-        )
-    try:
-        n = samples(version_id)
-    except UnknownDataset:
-        name = metadata.get(prefix)
-        raise UnknownDataset(
-            version_id, f"The chain {chain['chain_id']} was recorded from {name}, which has been deleted."
-        ) from None
-    return Part(version_id, table.rows_in(metadata.get(f"{prefix}_rows"), n))
 
 
 def sought_rows(samples: Samples, sample: Any, spectra: Any) -> NDArray[np.int64]:
@@ -121,19 +92,14 @@ def warn_of_arrays(count: int) -> None:
         )
 
 
-def in_common(
-    first: Samples, rows: NDArray[np.int64], second: Samples, others: NDArray[np.int64]
-) -> pl.DataFrame:
+def in_common(first: Samples, second: Samples) -> pl.DataFrame:
     """List spectra that two sets of samples share: row and name in each."""
 
-    def side(samples: Samples, chosen: NDArray[np.int64], suffix: str) -> pl.DataFrame:
-        frame = samples.frame[chosen]
-        name = (
-            frame[ID].cast(pl.String)
-            if ID in frame.columns
-            else pl.Series("", [None] * frame.height, pl.String)
-        )
-        return pl.DataFrame({f"row{suffix}": chosen, f"sample{suffix}": name, HASH: frame[HASH]})
+    def side(samples: Samples, suffix: str) -> pl.DataFrame:
+        frame = samples.frame
+        name = (pl.col(ID) if ID in frame.columns else pl.lit(None)).cast(pl.String)
+        row = pl.int_range(pl.len(), dtype=pl.Int64)
+        return pl.DataFrame(frame.select(row.alias(f"row{suffix}"), name.alias(f"sample{suffix}"), HASH))
 
-    both = side(first, rows, "").join(side(second, others, "_other"), on=HASH, maintain_order="left_right")
+    both = side(first, "").join(side(second, "_other"), on=HASH, maintain_order="left_right")
     return both.select("sample", "sample_other", "row", "row_other")

@@ -107,24 +107,17 @@ class FoldWatch:
         """Take in spectra in the space, "train" before "val": at the model's input, less `before` steps."""
         try:
             if partition == "train":
-                self._latent = _latent(self._model, self._transformers, X)
-                space = _space(self._latent, _numbers(X), self._formulas) if self._keep_space else None
+                train, steps = _numbers(X), self._transformers if self.before else ()
+                self._latent = latent_of(_within(self._model), steps, train)
+                space = _space(self._latent, train, self._formulas) if self._keep_space else None
                 self.found = FoldDomain(space=space, kind=self._latent.kind)
             elif partition == "val" and self._latent is not None:
-                self.found = _measured(self.found, self._latent, _numbers(X))
+                t2, q, h = self._latent.distances(_numbers(X))
+                self.found = replace(self.found, t2=t2, q=q, h=h)
         except (np.linalg.LinAlgError, InvalidInput) as error:
             # A calibration is worth keeping where its domain is unknown; the reason is kept with it.
             self._latent = None
             self.found = FoldDomain(unknown=str(error))
-
-
-def _latent(model: Any, transformers: Sequence[Any], train: Any) -> Latent:
-    inside = _within(model)
-    if has_latent_variables(inside):
-        return latent_of(inside)
-    if is_pca_step(model, transformers):
-        return latent_of(model, transformers)
-    return latent_of(model, (), _numbers(train))
 
 
 def _numbers(X: Any) -> Floats:
@@ -138,15 +131,6 @@ def _numbers(X: Any) -> Floats:
     return spectra
 
 
-def _measured(found: FoldDomain, latent: Latent, left_out: Floats) -> FoldDomain:
-    centred = (left_out - latent.mean) / latent.scale
-    scores = centred @ latent.rotations
-    rest = centred - scores @ latent.loadings.T
-    t2 = (((scores - latent.center) / latent.spread) ** 2).sum(axis=1)
-    h = 1 / latent.n + t2 / max(latent.n - 1, 1)
-    return replace(found, t2=t2, q=(rest**2).sum(axis=1), h=h)
-
-
 def _space(latent: Latent, train: Floats, formulas: bool) -> Space:
     if len(train) < 2:
         raise InvalidInput("a calibration of one sample has no domain")
@@ -154,16 +138,8 @@ def _space(latent: Latent, train: Floats, formulas: bool) -> Space:
     q = (residuals**2).sum(axis=1)
     powers = power_sums(residuals) if formulas else (float(q.sum()) / (len(q) - 1), np.nan, np.nan)
     sums = np.array([*powers, q.mean(), q.var(ddof=1)])
-    return Space(
-        latent.mean,
-        latent.scale,
-        latent.rotations,
-        latent.loadings,
-        latent.center,
-        latent.spread,
-        latent.scores(train),
-        sums,
-    )
+    own = (latent.mean, latent.scale, latent.rotations, latent.loadings, latent.center, latent.spread)
+    return Space(*own, latent.scores(train), sums)
 
 
 def replicates_split(

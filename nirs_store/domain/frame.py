@@ -39,14 +39,14 @@ class Reading(NamedTuple):
 
     def check(self) -> Reading:
         """Refuse values that no prediction can be read with; return the others as plain numbers and names."""
-        shares = {name: _number(getattr(self, name)) for name in ("level", "alpha")}
+        shares = {name: as_real(getattr(self, name)) for name in ("level", "alpha")}
         for name, share in shares.items():
             if not 0 < share < 1:
                 raise InvalidInput(
                     f"{name}: expected a share between 0 and 1, such as {self._field_defaults[name]}; found "
                     f"{quoted(getattr(self, name))}."
                 )
-        margin = _number(self.margin)
+        margin = as_real(self.margin)
         if not margin >= 0:
             raise InvalidInput(
                 f"margin: expected percent of the calibration's range, a number from 0; found {quoted(self.margin)}."
@@ -56,7 +56,7 @@ class Reading(NamedTuple):
         return Reading(scaled=bool(self.scaled), margin=margin, flag=_flagging(self.flag), **shares)
 
 
-def _number(value: Any) -> float:
+def as_real(value: Any) -> float:
     """Return a real number; NaN, which every check refuses, for what is none."""
     if isinstance(value, (np.ndarray, np.generic)) and value.ndim == 0:
         value = value.item()
@@ -79,23 +79,13 @@ def _flagging(flag: Any) -> dict[str, float] | tuple[str, ...]:
     if not isinstance(flag, Mapping):
         # Some are strings of numpy.
         return tuple(dict.fromkeys(map(str, listed)))
-    limits = {str(name): _number(flag[name]) for name in listed}
+    limits = {str(name): as_real(flag[name]) for name in listed}
     for name, limit in limits.items():
         if not limit >= 0:
             raise InvalidInput(
                 f"flag: expected a limit of {name}, a number from 0; found {quoted(flag[name])}."
             )
     return limits
-
-
-def read_domain(data: bytes, where: str) -> Domain:
-    """Read a stored domain."""
-    try:
-        return Domain.from_bytes(data)
-    except ValueError as error:
-        raise InvalidInput(
-            f"The domain of {where} is not usable: {error}. Add it again with add_domain."
-        ) from error
 
 
 def as_names(sample_ids: Any) -> list[Any] | None:
@@ -127,11 +117,7 @@ def details_frame(
     columns = y.reshape(n, -1)
     width = columns.shape[1]
     given = as_names(sample_ids)
-    names = (
-        [str(row) for row in range(n)]
-        if given is None
-        else [as_text(str(each), "sample_ids") for each in given]
-    )
+    names = [as_text(str(each), "sample_ids") for each in (range(n) if given is None else given)]
     if len(names) != n:
         raise ShapeMismatch(f"sample_ids: expected one name for each of {n} spectra; found {len(names)}.")
     found = (domain or Domain({})).measure(predicted.inputs, y, predicted.proba, **reading._asdict())

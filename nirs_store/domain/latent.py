@@ -64,14 +64,21 @@ class Latent:
         scores: Floats = self._centred(X) @ self.rotations
         return scores
 
+    def distances(self, X: ArrayLike) -> tuple[Floats, Floats, Floats]:
+        """Return T2, Q and the leverage of each spectrum."""
+        centred = self._centred(X)
+        scores = centred @ self.rotations
+        rest = centred - scores @ self.loadings.T
+        t2 = (((scores - self.center) / self.spread) ** 2).sum(axis=1)
+        return t2, (rest**2).sum(axis=1), 1 / self.n + t2 / max(self.n - 1, 1)
+
     def t2(self, X: ArrayLike) -> Floats:
         """Return Hotelling's T2 of each spectrum: the sum over a of (t_a - mean t_a)^2 / s_a^2."""
-        t2: Floats = (((self.scores(X) - self.center) / self.spread) ** 2).sum(axis=1)
-        return t2
+        return self.distances(X)[0]
 
     def leverage(self, X: ArrayLike) -> Floats:
         """Return the leverage of each spectrum: 1/n + T2 / (n - 1) for uncorrelated calibration scores."""
-        return 1.0 / self.n + self.t2(X) / (self.n - 1)
+        return self.distances(X)[2]
 
     def residuals(self, X: ArrayLike) -> Floats:
         """Return what the latent variables do not explain, in the centered and scaled space of the model's input."""
@@ -81,8 +88,7 @@ class Latent:
 
     def q(self, X: ArrayLike) -> Floats:
         """Return Q (SPE) of each spectrum: the squared norm of its residual."""
-        q: Floats = (self.residuals(X) ** 2).sum(axis=1)
-        return q
+        return self.distances(X)[1]
 
 
 def t2_limit(n: int, n_components: int, alpha: float = 0.05) -> float:
@@ -165,18 +171,18 @@ def latent_of(model: Any, transformers: Sequence[Any] = (), calibration: ArrayLi
     last = transformers[-1] if len(transformers) else None
     if has_latent_variables(model):
         scores = np.asarray(model.x_scores_, dtype=float)
-        return Latent(
-            "PLS",
-            np.asarray(model._x_mean, dtype=float),
-            np.asarray(model._x_std, dtype=float),
-            np.asarray(model.x_rotations_, dtype=float),
-            np.asarray(model.x_loadings_, dtype=float),
-            scores.mean(axis=0),
-            _spread(scores.std(axis=0, ddof=1)),
-            len(scores),
-        )
+        names = ("_x_mean", "_x_std", "x_rotations_", "x_loadings_")
+        fitted = [np.asarray(getattr(model, name), dtype=float) for name in names]
+        spread = _spread(scores.std(axis=0, ddof=1))
+        return Latent("PLS", *fitted, scores.mean(axis=0), spread, len(scores))
     if isinstance(last, PCA):
-        return _from_pca(PCA_STEP, last)
+        # A whitened one has the same T2 and residuals.
+        axes = np.asarray(last.components_, dtype=float).T
+        spread = np.sqrt(np.asarray(last.explained_variance_, dtype=float))
+        return Latent(
+            PCA_STEP, np.asarray(last.mean_, dtype=float), np.ones(len(axes)), axes, axes, np.zeros(axes.shape[1]),
+            _spread(spread), int(last.n_samples_),
+        )  # fmt: skip
     if calibration is None:
         raise InvalidInput(
             f"{type(model).__name__} has no latent variables: give the calibration spectra, so that a PCA of the "
@@ -232,21 +238,6 @@ def _all_components(centred: Floats) -> tuple[Floats, Floats]:
         vectors = centred.T @ vectors
         vectors /= np.maximum(np.linalg.norm(vectors, axis=0), np.finfo(float).tiny)
     return values, vectors
-
-
-def _from_pca(kind: str, pca: Any) -> Latent:
-    """Read the space of a fitted PCA; a whitened one has the same T2 and residuals."""
-    axes = np.asarray(pca.components_, dtype=float).T
-    return Latent(
-        kind,
-        np.asarray(pca.mean_, dtype=float),
-        np.ones(len(axes)),
-        axes,
-        axes,
-        np.zeros(axes.shape[1]),
-        _spread(np.sqrt(np.asarray(pca.explained_variance_, dtype=float))),
-        int(pca.n_samples_),
-    )
 
 
 def _spread(deviations: Floats) -> Floats:

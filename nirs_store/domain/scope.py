@@ -37,17 +37,11 @@ def as_scope(value: Any) -> dict[str, Any]:
             continue
         if name == "note":
             found[name] = as_text(each, "scope.note")
-        elif name == "wavelengths":
-            found[name] = _interval(each, "scope.wavelengths")
-        elif name == "range":
-            found[name] = (
-                {
-                    as_text(key, "scope.range"): _interval(pair, f"scope.range.{key}")
-                    for key, pair in each.items()
-                }
-                if isinstance(each, Mapping)
-                else _interval(each, "scope.range")
-            )
+        elif name == "range" and isinstance(each, Mapping):
+            keys = [as_text(key, "scope.range") for key in each]
+            found[name] = {key: _interval(each[key], f"scope.range.{key}") for key in keys}
+        elif name in ("range", "wavelengths"):
+            found[name] = _interval(each, f"scope.{name}")
         else:
             listed = [each] if isinstance(each, str) else each
             if not isinstance(listed, (list, tuple, set, frozenset)) or not listed:
@@ -86,21 +80,18 @@ def check_targets(scope: Mapping[str, Any], known: Sequence[str]) -> None:
             )
 
 
-def finish(details: pl.DataFrame, correction: Any, scope: Mapping[str, Any], **said: Any) -> pl.DataFrame:
-    """Correct a detailed prediction, and flag what is outside the scope; `said` is as for `outside`."""
-    # Corrected first: the range of a scope is about what is reported.
-    return outside(scope, details if correction is None else correction.apply(details), **said)
-
-
-def outside(
-    scope: Mapping[str, Any],
+def finish(
     details: pl.DataFrame,
+    correction: Any,
+    scope: Mapping[str, Any],
     *,
-    instrument: str | None = None,
-    matrix: str | None = None,
-    wavelengths: Any = None,
+    instrument: str | None,
+    matrix: str | None,
+    wavelengths: Any,
 ) -> pl.DataFrame:
-    """Flag what is outside the scope of a version in a detailed prediction; check only what the caller states."""
+    """Correct a detailed prediction, and flag what is outside the scope; check only what the caller states."""
+    # Corrected first: the range of a scope is about what is reported.
+    details = details if correction is None else correction.apply(details)
     if not scope:
         return details
     words = [
@@ -124,14 +115,12 @@ def outside(
     if limits and details["prediction"].dtype.is_numeric():
         found = pl.col("prediction")
         beyond = pl.lit(False)
-        if isinstance(limits, Mapping):
-            several = "target" in details.columns
-            for target, (low, high) in limits.items():
-                if several or len(limits) == 1:
-                    of_target = (pl.col("target") == target) if several else pl.lit(True)
-                    beyond = beyond | (of_target & ((found < low) | (found > high)))
-        else:
-            beyond = (found < limits[0]) | (found > limits[1])
+        several = "target" in details.columns
+        each = limits if isinstance(limits, Mapping) else {None: limits}
+        for target, (low, high) in each.items():
+            if several or len(each) == 1:
+                of_target = (pl.col("target") == target) if several and target is not None else pl.lit(True)
+                beyond = beyond | (of_target & ((found < low) | (found > high)))
         added = flags.list.concat(pl.lit(["outside scope: range"]))
         details = details.with_columns(flags=pl.when(beyond).then(added).otherwise(flags))
     return details

@@ -18,7 +18,7 @@ from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
 from nirs_store.reading.dialect import Unreadable, decode, find_decimal, split_rows, table_delimiter
 from nirs_store.reading.measured import name_signal, to_signal
-from nirs_store.reading.readers import BUILT_IN, HEAD, choose_reader
+from nirs_store.reading.readers import HEAD, TABLES, choose_reader
 from nirs_store.reading.single import read_one, sample_name, typed
 from nirs_store.reading.spectra import Source, Spectra, check_names, id_name, is_id, plain, values_of
 from nirs_store.reading.tables import parquet_frame
@@ -134,8 +134,11 @@ def read_spectra(
         spectra = join_references(spectra, user_path(references), id_column, decimal, encoding)
     if signal is not None or to is not None:
         spectra = convert(spectra, signal, to)
-    ids = _ids(spectra, id_column)
-    marks = None
+    ids = marks = None
+    if id_column is not None:
+        ids = _filled(spectra, id_column, f"id_column {id_column!r}")
+    elif (named := id_name(spectra)) is not None:
+        ids = plain(spectra.references[named])
     if groups is not None:
         marks = _filled(spectra, groups, f"the column of groups {groups!r}", " Each sample needs a group.")
     return replace(
@@ -146,13 +149,6 @@ def read_spectra(
         target_unit=unit if unit is None or isinstance(unit, str) else tuple(unit),
         y=None if columns is None else values_of(spectra, columns),
     )
-
-
-def _ids(spectra: Spectra, name: str | None) -> NDArray[Any] | None:
-    if name is not None:
-        return _filled(spectra, name, f"id_column {name!r}")
-    found = id_name(spectra)
-    return None if found is None else plain(spectra.references[found])
 
 
 def _filled(spectra: Spectra, name: str, words: str, advice: str = "") -> NDArray[Any]:
@@ -170,25 +166,21 @@ def read_all(
     path: str | Path | Sequence[str | Path], options: Mapping[str, Any], references: str | Path | None = None
 ) -> Spectra:
     """Read a file, or all files of a folder, pattern or list as one."""
-    if not isinstance(path, str | Path):
-        paths = [user_path(each) for each in path]
-        if not paths:
-            raise InvalidInput("path: expected a file or several, found an empty list.")
-        return _joined(paths, options, _common(paths), [])
-    single = user_path(path)
-    if single.is_dir():
-        paths, left = _in_folder(single, options, references)
-        return _joined(paths, options, single, left)
-    if not single.exists() and glob.has_magic(str(single)):
+    if isinstance(path, str | Path):
+        single = user_path(path)
+        if single.is_dir():
+            paths, left = _in_folder(single, options, references)
+            return _joined(paths, options, single, left)
+        if single.exists() or not glob.has_magic(str(single)):
+            return read_one(single, options)
         paths = sorted(Path(each) for each in glob.glob(str(single)) if Path(each).is_file())  # noqa: PTH207
-        if not paths:
-            raise InvalidInput(f"No file fits the pattern {str(path)!r}.")
-        return _joined(paths, options, _common(paths), [])
-    return read_one(single, options)
-
-
-def _common(paths: Sequence[Path]) -> Path:
-    return paths[0] if len(paths) == 1 else paths[0].parent
+        nothing = f"No file fits the pattern {str(path)!r}."
+    else:
+        paths = [user_path(each) for each in path]
+        nothing = "path: expected a file or several, found an empty list."
+    if not paths:
+        raise InvalidInput(nothing)
+    return _joined(paths, options, paths[0] if len(paths) == 1 else paths[0].parent, [])
 
 
 def _in_folder(
@@ -208,16 +200,12 @@ def _in_folder(
         except InvalidInput:
             left.append(each.name)
             continue
-        kinds[each] = options.get("format") is not None or BUILT_IN.get(reader.name) not in _tables()
+        kinds[each] = options.get("format") is not None or reader.name not in TABLES
     chosen = [each for each, instrument in kinds.items() if instrument] or list(kinds)
     left += [each.name for each in kinds if each not in chosen]
     if not chosen:
         raise InvalidInput(f"{folder} holds no file of spectra{_names(': ', sorted(left))}.")
     return chosen, sorted(left)
-
-
-def _tables() -> tuple[Any, ...]:
-    return tuple(BUILT_IN[name] for name in ("text", "parquet", "excel"))
 
 
 def _names(before: str, names: Sequence[str]) -> str:
@@ -247,17 +235,13 @@ def _joined(paths: Sequence[Path], options: Mapping[str, Any], place: Path, left
         references = pl.concat(frames, how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
         raise InvalidInput(f"The labels of the files do not fit together: {error}") from error
-    same = {
-        key: value
-        for key, value in first.instrument.items()
-        if all(part.instrument.get(key) == value for part in parts)
-    }
-    differing = [
-        key for key in dict.fromkeys(k for part in parts for k in part.instrument) if key not in same
-    ]
-    for key in differing:
-        if key not in references.columns:
-            cells = [value for part in parts for value in [part.instrument.get(key)] * len(part)]
+    same: dict[str, str] = {}
+    for key in dict.fromkeys(key for part in parts for key in part.instrument):
+        told = [part.instrument.get(key) for part in parts]
+        if told[0] is not None and set(told) == {told[0]}:
+            same[key] = told[0]
+        elif key not in references.columns:
+            cells = [value for value, part in zip(told, parts, strict=True) for _ in range(len(part))]
             references = references.with_columns(pl.Series(key, cells, dtype=pl.String))
     sources = tuple(source for part in parts for source in part.sources)
     total = hashlib.sha256("".join(source.sha256 for source in sources).encode()).hexdigest()
@@ -290,12 +274,8 @@ def _joined(paths: Sequence[Path], options: Mapping[str, Any], place: Path, left
 
 
 def _sample_names(paths: Sequence[Path]) -> list[str]:
-    names = [sample_name(path) for path in paths]
-    if len(set(names)) < len(names):
-        names = [path.name for path in paths]
-    if len(set(names)) < len(names):
-        names = [path.as_posix() for path in paths]
-    return names
+    ways = ([sample_name(path) for path in paths], [path.name for path in paths])
+    return next((names for names in ways if len(set(names)) == len(names)), [p.as_posix() for p in paths])
 
 
 def _check_same(first: Spectra, other: Spectra) -> None:
@@ -446,8 +426,8 @@ def convert(spectra: Spectra, signal: str | None, to: str | None) -> Spectra:
     """Name the signal as the caller does, and convert the values."""
     named = None if signal is None else name_signal(signal)
     known = spectra.signal
-    plain = {None if each is None else each.removesuffix(" (%)") for each in (named, known)}
-    if named is not None and known not in (None, "raw", "percent") and len(plain) > 1:
+    kinds = {each.removesuffix(" (%)") for each in (named, known) if each is not None}
+    if named is not None and known not in (None, "raw", "percent") and len(kinds) > 1:
         raise InvalidInput(f"signal: {signal!r} was given, but {spectra.source.path.name} says {known!r}.")
     kind = named or known
     words, X = spectra.understood, spectra.X

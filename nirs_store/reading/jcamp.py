@@ -54,10 +54,8 @@ class _Block(NamedTuple):
 def is_jcamp(head: bytes) -> bool:
     """Tell the first bytes of a JCAMP-DX file."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    return (
-        re.match(rb"(?:\$\$[^\n\r]*[\n\r]+\s*)*##\s*(TITLE|JCAMP[ _/-]*DX)\s*=", text, re.IGNORECASE)
-        is not None
-    )
+    begin = rb"(?:\$\$[^\n\r]*[\n\r]+\s*)*##\s*(TITLE|JCAMP[ _/-]*DX)\s*="
+    return b"##" in head and re.match(begin, text, re.IGNORECASE) is not None
 
 
 def read_jcamp(data: bytes, block: str | None = None) -> Measured:
@@ -143,12 +141,8 @@ def _records(text: str) -> Iterator[tuple[int, str, str, list[tuple[int, str]]]]
         if found:
             if label:
                 yield start, label, value, below
-            label, value, below, start = (
-                re.sub(r"[\s_/-]", "", found[1]).upper(),
-                found[2].strip(),
-                [],
-                number,
-            )
+            label, value = re.sub(r"[\s_/-]", "", found[1]).upper(), found[2].strip()
+            below, start = [], number
         elif line.strip():
             if not label:
                 raise Unreadable(f"this is not a JCAMP-DX file: line {number} is before the first ##LABEL=.")
@@ -293,12 +287,8 @@ def _packed(line: str, number: int, most: int) -> tuple[list[float], bool]:
         at = found.end()
         kind = str(found.lastgroup)
         token = found[kind]
-        if kind == "pac":
-            values.append(float(token))
-            step = None
-            continue
-        value = float(_DIGITS[token[0]] + token[1:])
-        if kind == "sqz":
+        value = float(token if kind == "pac" else _DIGITS[token[0]] + token[1:])
+        if kind in ("pac", "sqz"):
             values.append(value)
             step = None
             continue

@@ -19,6 +19,8 @@ import numpy as np
 
 from nirs_store.errors import InvalidInput
 from nirs_store.reading.dialect import Unreadable
+from nirs_store.reading.instruments import OPUS_MAGIC, is_asd, read_asd, read_opus, read_spc
+from nirs_store.reading.jcamp import is_jcamp, read_jcamp
 from nirs_store.reading.measured import Measured
 
 GROUP = "nirs_store.readers"
@@ -45,47 +47,27 @@ class Reader:
         return getattr(import_module(module), name)  # type: ignore[no-any-return]
 
 
-def _is_opus(head: bytes) -> bool:
-    return head.startswith(b"\n\n\xfe\xfe")
-
-
-def _is_asd(head: bytes) -> bool:
-    from nirs_store.reading.instruments import is_asd
-
-    return is_asd(head)
-
-
-def _is_jcamp(head: bytes) -> bool:
-    from nirs_store.reading.jcamp import is_jcamp
-
-    return b"##" in head and is_jcamp(head)
-
-
 def _is_workbook(head: bytes) -> bool:
     return head.startswith(b"PK\x03\x04") and (b"[Content_Types].xml" in head or b"xl/" in head)
 
 
-_HOME = "nirs_store.reading"
 BUILT_IN: Mapping[str, Reader] = {
     reader.name: reader
     for reader in (
         Reader("text", "text (CSV)", TEXT, ""),
         Reader("parquet", "Parquet", (".parquet", ".pq"), "", lambda head: head.startswith(b"PAR1")),
         Reader("excel", "Excel", (".xlsx", ".xlsm"), "", _is_workbook),
-        Reader("jcamp", "JCAMP-DX", (".jdx", ".dx", ".jcm"), f"{_HOME}.jcamp:read_jcamp", _is_jcamp, True),
-        Reader("spc", "Galactic SPC", (".spc",), f"{_HOME}.instruments:read_spc", None, True),
-        Reader("opus", "Bruker OPUS", (), f"{_HOME}.instruments:read_opus", _is_opus, True),
-        Reader("asd", "ASD FieldSpec", (".asd",), f"{_HOME}.instruments:read_asd", _is_asd, True),
+        Reader("jcamp", "JCAMP-DX", (".jdx", ".dx", ".jcm"), read_jcamp, is_jcamp, True),
+        Reader("spc", "Galactic SPC", (".spc",), read_spc, None, True),
+        Reader("opus", "Bruker OPUS", (), read_opus, lambda head: head.startswith(OPUS_MAGIC), True),
+        Reader("asd", "ASD FieldSpec", (".asd",), read_asd, is_asd, True),
     )
 }
+#: Formats that are tables of cells, read by rules of their own; see `nirs_store.reading.single`.
+TABLES = ("text", "parquet", "excel")
 _NAMES = {
-    "csv": "text",
-    "xlsx": "excel",
-    "jcamp-dx": "jcamp",
-    "jdx": "jcamp",
-    "galactic": "spc",
-    "bruker": "opus",
-}
+    "csv": "text", "xlsx": "excel", "jcamp-dx": "jcamp", "jdx": "jcamp", "galactic": "spc", "bruker": "opus",
+}  # fmt: skip
 
 
 def list_readers() -> dict[str, str]:

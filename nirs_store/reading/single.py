@@ -18,7 +18,7 @@ from nirs_store.reading.cells import is_missing, parse_number, parse_unit
 from nirs_store.reading.dialect import Unreadable, find_decimal, in_doubt
 from nirs_store.reading.grid import find_channels
 from nirs_store.reading.measured import Measured
-from nirs_store.reading.readers import HEAD, Reader, call_reader, choose_reader
+from nirs_store.reading.readers import HEAD, TABLES, Reader, call_reader, choose_reader
 from nirs_store.reading.spectra import Source, Spectra, is_id
 from nirs_store.reading.summaries import find_summaries, tell_left
 from nirs_store.reading.tables import parquet_frame
@@ -39,7 +39,7 @@ def read_one(path: Path, options: Mapping[str, Any]) -> Spectra:
     rest = {name: value for name, value in options.items() if name not in own}
     source = Source(path, hashlib.sha256(data).hexdigest())
     try:
-        if reader.name in ("text", "parquet", "excel"):
+        if reader.name in TABLES:
             return _read_table(
                 reader, source, data, rest, options.get("wavelength_unit"), options.get("id_column")
             )
@@ -123,10 +123,9 @@ def _read_table(
     wavelength_unit: str | None,
     id_column: str | None,
 ) -> Spectra:
-    own = {"excel": ("sheet",)}.get(reader.name, ())
-    unknown = [name for name in ("sheet", "block") if options.get(name) is not None and name not in own]
-    if unknown:
-        raise Unreadable(f"{unknown[0]}= does not go with {reader.title}.")
+    for name in ("block",) if reader.name == "excel" else ("sheet", "block"):
+        if options.get(name) is not None:
+            raise Unreadable(f"{name}= does not go with {reader.title}.")
     if reader.name == "parquet":
         table, references = _read_parquet(source.path, options.get("channels"))
         _set_unit(table, wavelength_unit)
@@ -148,13 +147,11 @@ def _read_table(
         dialect = {"delimiter": table.delimiter, "decimal": table.decimal, "encoding": table.encoding}
     _set_unit(table, wavelength_unit)
     told = given["decimal"] is not None
-    references = pl.DataFrame(
-        {
-            name: typed(cells, table.decimal, told, ids=name == id_column or is_id(name))
-            for name, cells in table.labels.items()
-        }
-    )
-    return _spectra(table, references, source, table.metadata, dialect)
+    columns = {
+        name: typed(cells, table.decimal, told, ids=name == id_column or is_id(name))
+        for name, cells in table.labels.items()
+    }
+    return _spectra(table, pl.DataFrame(columns), source, table.metadata, dialect)
 
 
 def _rows(words: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,26 +92,18 @@ class Board:
                 chains[about["candidate"]] = chain
         sign = -1.0 if higher_is_better(self.metric) else 1.0
 
-        def place(chain: dict[str, Any]) -> tuple[float, int]:
-            value = chain["metadata"]["cross_validation"][self.metric]
-            return (np.inf if value is None else sign * value), chain["metadata"]["screening"][
-                "components"
-            ] or 0
+        def place(row: Row) -> tuple[float, int]:
+            return (np.inf if np.isnan(row.value) else sign * row.value), row.components or 0
 
-        ranked = sorted(chains.values(), key=place)
-        self.rows = [_row(rank, chain, self.metric) for rank, chain in enumerate(ranked, start=1)]
-        facts = ranked[0]["metadata"] if ranked else {}
+        ranked = sorted((_row(chain, self.metric) for chain in chains.values()), key=place)
+        self.rows = [replace(row, rank=rank) for rank, row in enumerate(ranked, start=1)]
+        facts = chains[self.rows[0].about["candidate"]]["metadata"] if ranked else {}
         self._targets = list(facts.get("target_names") or [])
-        self._tested = self._test_scores()
-        self.target, self.unit = (
-            str(facts.get("target") or ", ".join(self._targets)),
-            str(facts.get("target_unit") or ""),
-        )
-
-    def _test_scores(self) -> dict[str, float]:
-        """Return what the refits score on a test set, by chain."""
+        self.target = str(facts.get("target") or ", ".join(self._targets))
+        self.unit = str(facts.get("target_unit") or "")
         rows = self._store.query_predictions(run_id=self.run_id, partition="test")
-        return {
+        #: What the refits score on a test set, by chain.
+        self._tested = {
             str(row["chain_id"]): float(row["test_score"])
             for row in rows.iter_rows(named=True)
             if row["fold_id"] == FINAL and row["test_score"] is not None
@@ -122,14 +114,8 @@ class Board:
         """Return the table, one row per candidate."""
         names = ["bias", "r2"] if self._task == "regression" else []
         label = "rmsecv" if self.metric == "rmse" else self.metric
-        schema: dict[str, Any] = {
-            "rank": pl.Int64,
-            "preprocessing": pl.String,
-            "model": pl.String,
-            "components": pl.Int64,
-            label: pl.Float64,
-            "fold_sd": pl.Float64,
-        }
+        schema: dict[str, Any] = {"rank": pl.Int64, "preprocessing": pl.String, "model": pl.String}
+        schema |= {"components": pl.Int64, label: pl.Float64, "fold_sd": pl.Float64}
         one_target = any(row.about.get("se") is not None for row in self.rows)
         schema |= {"se": pl.Float64} if names and one_target else {}
         schema |= {name: pl.Float64 for name in names if name != label}
@@ -139,12 +125,9 @@ class Board:
         records = [
             {
                 **row.scores,
+                **row.about,
                 "rank": row.rank,
-                "preprocessing": row.preprocessing,
-                "model": row.model,
-                "components": row.components,
                 label: row.value,
-                "se": row.about.get("se"),
                 tested: self._tested.get(row.chain_id),
                 "kept": row.kept,
                 "chain_id": row.chain_id,
@@ -261,19 +244,15 @@ class Board:
         title = f"RMSECV: {self.target}" if self.target else "RMSECV"
         if len(curves) > len(shown):
             title += f" (the best {len(shown)} of {len(curves)})"
-        return rmsecv_vs_components(
-            {
-                names[each]: (
-                    [row.components or 0 for row in curves[each]],
-                    [row.scores["rmse"] for row in curves[each]],
-                )
-                for each in shown
-            },
-            target=self.target,
-            unit=self.unit,
-            title=title,
-            marks={name: int(n) for name, n in marks.items() if n is not None},
-        )
+        drawn = {
+            names[each]: (
+                [row.components or 0 for row in curves[each]],
+                [row.scores["rmse"] for row in curves[each]],
+            )
+            for each in shown
+        }
+        chosen = {name: int(n) for name, n in marks.items() if n is not None}
+        return rmsecv_vs_components(drawn, target=self.target, unit=self.unit, title=title, marks=chosen)
 
     def _heading(self) -> str:
         words = f"{len(self.rows)} candidates"
@@ -328,17 +307,8 @@ def _family(row: Row) -> tuple[str, str]:
     return row.preprocessing, row.model
 
 
-def _row(rank: int, chain: Mapping[str, Any], metric: str) -> Row:
-    metadata = chain["metadata"]
-    about, scores = metadata["screening"], metadata["cross_validation"]
-    value = scores[metric]
-    return Row(
-        rank,
-        about["preprocessing"],
-        about["model"],
-        about["components"],
-        float("nan") if value is None else float(value),
-        scores,
-        str(chain["chain_id"]),
-        about,
-    )
+def _row(chain: Mapping[str, Any], metric: str) -> Row:
+    about, scores = chain["metadata"]["screening"], chain["metadata"]["cross_validation"]
+    value = float("nan") if scores[metric] is None else float(scores[metric])
+    own = (about["preprocessing"], about["model"], about["components"])
+    return Row(0, *own, value, scores, str(chain["chain_id"]), about)

@@ -292,15 +292,10 @@ def _group(
     own = _own_parameter(model)
     estimator = make_pipeline(*steps, model) if steps else model
     parameter = own if own is None or not steps else f"{estimator.steps[-1][0]}__{own}"
-    counts: tuple[int | None, ...] = (None,)
-    if parameter is not None:
-        present = model.get_params()[str(own)]
-        if numbers is not None:
-            counts = numbers
-        elif by_name:
-            counts = ()  # settled when the smallest fold is known
-        else:
-            counts = (present if isinstance(present, int) else None,)
+    present = None if own is None else model.get_params()[own]
+    counts: tuple[int | None, ...] = (present if isinstance(present, int) else None,)
+    if parameter is not None and (numbers is not None or by_name):
+        counts = numbers or ()  # settled when the smallest fold is known
     return Group(label, name, estimator, len(steps), parameter, counts)
 
 
@@ -377,8 +372,8 @@ class Plan:
         def keep(row: Row) -> str:
             group = groups[row.preprocessing, row.model]
             pairs = [(fold.train, fold.val) for fold in self.folds if fold.val is not None]
-            options = {name: self.given[name] for name in ("wavelengths", "wavelength_unit", "sample_ids")}
-            about = {"target": self.given["target"], "target_unit": self.given["target_unit"]}
+            own = ("wavelengths", "wavelength_unit", "sample_ids", "target", "target_unit")
+            stored = {**self.given["stored"], **self.given["stored_test"]}
             result = record_cross_validation(
                 store,
                 group.candidate(row.components),
@@ -393,14 +388,9 @@ class Plan:
                 n_jobs=self.n_jobs,
                 keep_folds=self.keep_folds,
                 artifact_format=self.artifact_format,
-                metadata={
-                    "screening": row.about | {"kept": True},
-                    **self.given["stored"],
-                    **self.given["stored_test"],
-                },
-                **options,
+                metadata={"screening": row.about | {"kept": True}, **stored},
+                **{name: self.given[name] for name in own},
                 **self.test,
-                **about,
             )
             # Deleted last: a crash before leaves the candidate twice, and the board shows the kept one.
             # Not into the trash: its successor has the same scores and predictions.
@@ -496,15 +486,13 @@ def _limited(group: Group, most: int) -> Group:
 
 
 def _key(group: Group, base: list[Any]) -> str | None:
+    code = code_digest(group.estimator)
     try:
         described = describe_estimator(group.estimator)
     except SerializationError:
         return None
-    code = code_digest(group.estimator)
-    if code is None:
-        return None
     facts = [base, described, code, group.preprocessing, group.model, list(group.components)]
-    return sha256_hex(json.dumps(facts, sort_keys=True).encode())
+    return None if code is None else sha256_hex(json.dumps(facts, sort_keys=True).encode())
 
 
 # -- The work.
@@ -618,27 +606,17 @@ def _record(
     best: dict[str, Any] | None = None
     for n, results in zip(group.components, candidates, strict=True):
         parts = group.parts(n)
-        own = {
+        own: dict[str, Any] = {
             "candidate": f"{group.key or pipeline_id}:{n}",
             "preprocessing": group.preprocessing,
-            "model": group.model,
-            "components": n,
-            "se": _standard_error(plan, results),
-            "kept": False,
         }
+        own |= {"model": group.model, "components": n, "se": _standard_error(plan, results), "kept": False}
         described = preprocessing_text((*parts.transformers, parts.model))
+        told = facts | {"preprocessing_chain": described, "screening": own}
         layout = Layout(
-            pipeline_id,
-            plan.dataset_name,
-            parts,
-            plan.splitter,
-            None,
-            plan.data,
-            plan.task,
-            plan.metric,
-            facts | {"preprocessing_chain": described, "screening": own},
+            pipeline_id, plan.dataset_name, parts, plan.splitter, None, plan.data, plan.task, plan.metric, told,
             plan.repeats,
-        )
+        )  # fmt: skip
         value = save_everything(store, layout, results, logs=False).value
         if best is None or (value > best["value"]) == higher_is_better(plan.metric):
             best = own | {"value": value}

@@ -18,7 +18,15 @@ from nirs_store.lazy import polars as pl
 from nirs_store.recording.crossval import record_cross_validation
 from nirs_store.recording.given import resolve, take_name, take_spectra
 from nirs_store.recording.groups import refuse_fixed_inner_folds
-from nirs_store.recording.inputs import Data, FixedFolds, check_data, check_estimator, full_run_id, make_folds
+from nirs_store.recording.inputs import (
+    Data,
+    FixedFolds,
+    Fold,
+    check_data,
+    check_estimator,
+    full_run_id,
+    make_folds,
+)
 from nirs_store.recording.prepare import refuse_fitted, refuse_missing
 from nirs_store.recording.result import CrossValidationResult
 from nirs_store.recording.rows import finite, step_entry
@@ -168,33 +176,30 @@ def record_search(
             "A study needs build=, which makes an estimator of a trial's parameters, and cv=, the folds that the "
             "winner is recorded with."
         )
-    options = {
-        "dataset_name": dataset_name,
-        "metric": metric,
-        "keep_folds": keep_folds,
-        "artifact_format": artifact_format,
-        "n_jobs": n_jobs,
-        **{
-            key: given[key]
-            for key in ("wavelengths", "wavelength_unit", "sample_ids", "target", "target_unit")
-        },
-    }
-    work = _Recorder(store, X, y, given, options, keep)
-    run_id = full_run_id(store, run_id)
+    own = ("wavelengths", "wavelength_unit", "sample_ids", "target", "target_unit")
+    options = {name: given[name] for name in own} | {"dataset_name": dataset_name, "metric": metric}
+    options |= {"keep_folds": keep_folds, "artifact_format": artifact_format, "n_jobs": n_jobs}
+    work = _Recorder(store, X, y, given, options, keep, full_run_id(store, run_id))
     if is_study:
         assert build is not None
-        return work.study(search, build, cv, name, run_id)
-    return work.search(search, cv, name, run_id)
+        return work.study(search, build, cv, name)
+    return work.search(search, cv, name)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Candidate:
-    """One candidate of a search, however it was found."""
+    """One candidate of a search, however it was found; `estimator` is None for a trial that did not end."""
 
     rank: int
     params: dict[str, Any]
     about: dict[str, Any]
     estimator: Any
+    chain_id: str | None = None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Return what is recorded about it."""
+        return {"rank": self.rank or None, "params": json_safe(self.params), **self.about}
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,51 +210,30 @@ class _Recorder:
     given: dict[str, Any]
     options: dict[str, Any]
     keep: Kept
+    run_id: str | None
 
-    def search(self, search: Any, outer: Any, name: str | None, run_id: str | None) -> SearchRecord:
+    def search(self, search: Any, outer: Any, name: str | None) -> SearchRecord:
         refuse_fitted(search, "search")
-        parts = take_apart(search.estimator)
-        task = check_estimator(parts, None)
-        data = self._data(task, refuse_missing(parts))
-        scorer = f"mean over splits of {_scorer_name(search)}"
+        task, data = self._data(search.estimator)
+        kind, scorer = type(search).__name__, f"mean over splits of {_scorer_name(search)}"
         if outer is None:
-            splitter, folds, labels = make_folds(search.cv, data, self.given["groups"], task)
-            pairs = [(fold.train, fold.val) for fold in folds if fold.val is not None]
-            fixed = FixedFolds(splitter, pairs)
-            fitted = _fitted(search, data, pairs)
-            candidates = _candidates(fitted)
-            best = fitted.best_params_
-            with self._run(run_id, name or type(search).__name__, search, data) as run:
-                ids = self._save(run, type(search).__name__, candidates, data, splitter, scorer)
-                result = self._keep(run, candidates, ids, fixed, labels, scorer, best)[0]
-            return self._finish(run_id is None, result, candidates, ids, scorer, best, nested=False)
+            cut = make_folds(search.cv, data, self.given["groups"], task)
+            fitted = _fitted(search, data, _pairs(cut[1]))
+            found = _candidates(fitted)
+            return self._on_folds(cut, name or kind, kind, search, data, found, scorer, fitted.best_params_)
         # Every outer fold is fitted on fewer samples than there are.
         refuse_fixed_inner_folds((search,), [data.X.shape[0] - 1])
-        with self._run(run_id, name or f"Nested {type(search).__name__}", search, data) as run:
-            result = record_cross_validation(
-                self.store,
-                clone(search),
-                self.X,
-                self.y,
-                cv=outer,
-                groups=self.given["groups"],
-                run_id=run,
-                metadata=self.given["stored"],
-                **self.options,
-            )
+        with self._run(name or f"Nested {kind}", search, data) as run:
+            folds = {"cv": outer, "groups": self.given["groups"]}
+            result = self._cross_validate(run, clone(search), folds, {})
             chain = self.store.get_chain(result.chain_id) or {}
             final = self.store.load_artifact(chain["fold_artifacts"]["final"])
-            candidates = _candidates(final, _winners(self.store, run, result.chain_id, final.best_params_))
-            ids = self._save(run, f"{type(search).__name__}, all samples", candidates, data, None, scorer)
-        return self._finish(run_id is None, result, candidates, ids, scorer, final.best_params_, nested=True)
+            found = _candidates(final, _winners(self.store, run, result.chain_id, final.best_params_))
+            self._save(run, f"{kind}, all samples", found, data, None, scorer)
+        return self._finish(result, found, scorer, final.best_params_, nested=True)
 
     def study(
-        self,
-        study: Any,
-        build: Callable[[dict[str, Any]], Any],
-        cv: Any,
-        name: str | None,
-        run_id: str | None,
+        self, study: Any, build: Callable[[dict[str, Any]], Any], cv: Any, name: str | None
     ) -> SearchRecord:
         if len(study.directions) > 1:
             raise InvalidInput("study: expected one objective; found several, which have no single winner.")
@@ -258,43 +242,71 @@ class _Recorder:
             raise InvalidInput(f"study: none of its {len(study.trials)} trials is complete.")
         maximize = study.direction.name == "MAXIMIZE"
         order = sorted(complete, key=lambda trial: (-trial.value if maximize else trial.value, trial.number))
-        rest = [trial for trial in study.trials if trial.state.name != "COMPLETE"]
-        candidates = [
+        found = [
             _Candidate(rank, dict(trial.params), _about_trial(study, trial), build(dict(trial.params)))
             for rank, trial in enumerate(order, start=1)
         ]
-        lost = [_Candidate(0, dict(trial.params), _about_trial(study, trial), None) for trial in rest]
-        for candidate in candidates:
+        for candidate in found:
             refuse_fitted(candidate.estimator, "build")
-        parts = take_apart(candidates[0].estimator)
-        task = check_estimator(parts, None)
-        data = self._data(task, refuse_missing(parts))
-        splitter, folds, labels = make_folds(cv, data, self.given["groups"], task)
-        pairs = [(fold.train, fold.val) for fold in folds if fold.val is not None]
-        scorer = f"objective of the study {study.study_name!r}, {'higher' if maximize else 'lower'} is better"
-        best, every = candidates[0].params, [*candidates, *lost]
-        fixed = FixedFolds(splitter, pairs)
-        with self._run(run_id, name or study.study_name, None, data) as run:
-            ids = self._save(run, study.study_name, every, data, splitter, scorer)
-            result = self._keep(run, candidates, ids, fixed, labels, scorer, best)[0]
-        return self._finish(run_id is None, result, every, ids, scorer, best, nested=False)
+        rest = [trial for trial in study.trials if trial.state.name != "COMPLETE"]
+        found += [_Candidate(0, dict(trial.params), _about_trial(study, trial), None) for trial in rest]
+        task, data = self._data(found[0].estimator)
+        cut = make_folds(cv, data, self.given["groups"], task)
+        title = study.study_name
+        scorer = f"objective of the study {title!r}, {'higher' if maximize else 'lower'} is better"
+        return self._on_folds(cut, name or title, title, None, data, found, scorer, found[0].params)
 
-    def _data(self, task: str, no_missing: str) -> Data:
-        return check_data(
-            self.X,
-            self.y,
-            wavelengths=self.given["wavelengths"],
-            sample_ids=self.given["sample_ids"],
-            task_type=task,
-            wavelength_unit=self.given["wavelength_unit"],
-            no_missing=no_missing,
+    def _data(self, estimator: Any) -> tuple[str, Data]:
+        """Return the task of an estimator, and the samples checked for it."""
+        parts = take_apart(estimator)
+        task = check_estimator(parts, None)
+        options = {name: self.given[name] for name in ("wavelengths", "wavelength_unit", "sample_ids")}
+        return task, check_data(self.X, self.y, task_type=task, no_missing=refuse_missing(parts), **options)
+
+    def _on_folds(
+        self,
+        cut: tuple[Any, list[Fold], Any],
+        name: str,
+        title: str,
+        search: Any,
+        data: Data,
+        candidates: Sequence[_Candidate],
+        scorer: str,
+        best_params: Mapping[str, Any],
+    ) -> SearchRecord:
+        """Record the candidates, fit those that are kept on the search's own folds, the winner first."""
+        splitter, folds, labels = cut
+        options = {"cv": FixedFolds(splitter, _pairs(folds)), "groups": labels}
+        # A halving search tries a candidate several times; it is kept once, the winner as the search names it.
+        ended = [each for each in reversed(candidates) if each.estimator is not None]
+        once = {_text(each.params): each for each in ended}
+        first = once.pop(_text(best_params))
+        wanted = [first, *sorted(once.values(), key=candidates.index)]
+        count = 1 if self.keep == "best" else len(wanted) if self.keep == "all" else int(self.keep)
+        results = []
+        with self._run(name, search, data) as run:
+            self._save(run, title, candidates, data, splitter, scorer)
+            for each in wanted[:count]:
+                about = {"search": {"scorer": scorer, **each.told, "kept": True}}
+                results.append(self._cross_validate(run, each.estimator, options, about))
+                self.store.delete_chain(str(each.chain_id), now=True)
+                each.chain_id = results[-1].chain_id
+                each.about["kept"] = True
+        return self._finish(results[0], candidates, scorer, best_params, nested=False)
+
+    def _cross_validate(
+        self, run_id: str, estimator: Any, folds: Mapping[str, Any], about: Mapping[str, Any]
+    ) -> CrossValidationResult:
+        metadata = {**about, **self.given["stored"]}
+        return record_cross_validation(
+            self.store, estimator, self.X, self.y, run_id=run_id, metadata=metadata, **folds, **self.options
         )
 
     @contextmanager
-    def _run(self, given: str | None, name: str, search: Any, data: Data) -> Iterator[str]:
+    def _run(self, name: str, search: Any, data: Data) -> Iterator[str]:
         """Yield the given run, or begin one, which an error marks failed."""
-        if given is not None:
-            yield given
+        if self.run_id is not None:
+            yield self.run_id
             return
         config = {"search": None if search is None else describe(search)}
         about = {"name": self.options["dataset_name"], "data_hash": content_hash(data.X, data.y)}
@@ -313,8 +325,8 @@ class _Recorder:
         data: Data,
         splitter: Any,
         scorer: str,
-    ) -> dict[int, str]:
-        """Record all candidates without models as one pipeline; return the chains by the candidates' places."""
+    ) -> None:
+        """Record all candidates without models as one pipeline."""
         facts: dict[str, Any] = {
             key: self.options[key] for key in ("target", "target_unit") if self.options[key] is not None
         }
@@ -324,107 +336,58 @@ class _Recorder:
         pipeline_id = self.store.begin_pipeline(
             run_id, name, config, [], self.options["dataset_name"], facts["data_hash"]
         )
-        ids: dict[int, str] = {}
         with self.store.transaction():
-            for place, each in enumerate(candidates):
-                about = {
-                    "scorer": scorer,
-                    "rank": each.rank or None,
-                    "params": json_safe(each.params),
-                    **each.about,
-                }
+            for each in candidates:
+                about = {"scorer": scorer, **each.told}
                 trial = about.get("study"), about.get("trial")
                 if each.estimator is None:
                     self.store.log_step(
                         pipeline_id, 0, "trial", "end", message=about["state"], details=about, level="warning"
                     )
                 elif None not in trial and trial in known:
-                    ids[place] = known[trial]
+                    each.chain_id = known[trial]
                 else:
-                    ids[place] = _save_scored(
+                    each.chain_id = _save_scored(
                         self.store, pipeline_id, each.estimator, about, facts, splitter, data.wavelengths
                     )
         self.store.complete_pipeline(pipeline_id, None, None, None, None)
-        return ids
-
-    def _keep(
-        self,
-        run_id: str,
-        candidates: Sequence[_Candidate],
-        ids: dict[int, str],
-        folds: FixedFolds,
-        labels: Any,
-        scorer: str,
-        best_params: Mapping[str, Any],
-    ) -> list[CrossValidationResult]:
-        """Fit the candidates that are kept again, the winner first, and replace their chains."""
-        # A halving search tries a candidate several times; it is kept once, the winner as the search names it.
-        places = {_text(each.params): place for place, each in reversed(list(enumerate(candidates)))}
-        first = places.pop(_text(best_params))
-        wanted = [first, *sorted(places.values())]
-        count = 1 if self.keep == "best" else len(wanted) if self.keep == "all" else int(self.keep)
-        results = []
-        for place in wanted[:count]:
-            each = candidates[place]
-            about = {"scorer": scorer, "rank": each.rank, "params": json_safe(each.params), **each.about}
-            result = record_cross_validation(
-                self.store,
-                each.estimator,
-                self.X,
-                self.y,
-                cv=folds,
-                groups=labels,
-                run_id=run_id,
-                metadata={"search": about | {"kept": True}, **self.given["stored"]},
-                **self.options,
-            )
-            self.store.delete_chain(ids[place], now=True)
-            ids[place] = result.chain_id
-            each.about["kept"] = True
-            results.append(result)
-        return results
 
     def _finish(
         self,
-        own: bool,
         result: CrossValidationResult,
         candidates: Sequence[_Candidate],
-        ids: dict[int, str],
         scorer: str,
         best_params: Mapping[str, Any],
         *,
         nested: bool,
     ) -> SearchRecord:
         best = json_safe(dict(best_params))
-        if own:
-            summary = {
-                "best_params": best,
-                "best_chain": result.chain_id,
-                "candidates": len(candidates),
-                "scorer": scorer,
-                "nested": nested,
-                "metric": result.metric,
-                "best_val": result.value,
-            }
+        if self.run_id is None:
+            summary = {"best_params": best, "best_chain": result.chain_id, "candidates": len(candidates)}
+            summary |= {"scorer": scorer, "nested": nested, "metric": result.metric, "best_val": result.value}
             self.store.complete_run(result.run_id, finite(summary))
-        names = ("score", "score_sd", "iter", "n_resources", "state", "won")
-        present = [name for name in names if any(name in each.about for each in candidates)]
-        schema: dict[str, Any] = {"rank": pl.Int64, "params": pl.String}
-        kinds = {"iter": pl.Int64, "n_resources": pl.Int64, "state": pl.String, "won": pl.String}
-        schema |= {name: kinds.get(name, pl.Float64) for name in present}
-        schema |= {"kept": pl.Boolean, "chain_id": pl.String}
+        kinds: dict[str, Any] = {
+            "score": pl.Float64, "score_sd": pl.Float64, "iter": pl.Int64, "n_resources": pl.Int64,
+            "state": pl.String, "won": pl.String,
+        }  # fmt: skip
+        present = {name: kind for name, kind in kinds.items() if any(name in c.about for c in candidates)}
+        schema = {"rank": pl.Int64, "params": pl.String, **present, "kept": pl.Boolean, "chain_id": pl.String}
         records = [
             {
+                **{name: each.about.get(name) for name in present},
                 "rank": each.rank or None,
                 "params": ", ".join(f"{key}={value}" for key, value in json_safe(each.params).items()),
-                **{name: each.about.get(name) for name in present},
                 "kept": bool(each.about.get("kept")),
-                "chain_id": ids.get(place),
+                "chain_id": each.chain_id,
             }
-            for place, each in enumerate(candidates)
+            for each in candidates
         ]
         frame = pl.DataFrame(records, schema=schema)
         return SearchRecord(result.run_id, result.chain_id, best, scorer, frame, result, nested)
+
+
+def _pairs(folds: Sequence[Fold]) -> list[tuple[Any, Any]]:
+    return [(fold.train, fold.val) for fold in folds if fold.val is not None]
 
 
 # -- scikit-learn's searches.
@@ -473,10 +436,9 @@ def _candidates(fitted: Any, winners: Mapping[str, list[str]] | None = None) -> 
         about: dict[str, Any] = {
             "score": float(found[f"mean_test_{suffix}"][place]),
             "score_sd": float(found[f"std_test_{suffix}"][place]),
-            "split_scores": splits,
+            "split_scores": json_safe(splits),
         }
         about |= {name: int(found[name][place]) for name in ("iter", "n_resources") if name in found}
-        about = {name: json_safe(value) if name == "split_scores" else value for name, value in about.items()}
         if winners is not None:
             about["won"] = ", ".join(winners.get(_text(params), []))
         estimator = clone(fitted.estimator).set_params(**clone(params, safe=False))

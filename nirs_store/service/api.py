@@ -6,10 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.lazy import polars as pl
 from nirs_store.records.lookup import whole_ids
-from nirs_store.records.named import Resolved, Rule, as_rule, check_name, find_version, named_chains
+from nirs_store.records.named import (
+    Resolved,
+    Rule,
+    aliases_of,
+    as_rule,
+    check_name,
+    find_version,
+    known_name,
+    named_chains,
+)
 from nirs_store.service import corrections, renewal, signing, validation, versions
 from nirs_store.service import monitor as monitoring
 from nirs_store.service.corrections import Correction, Kind
@@ -225,7 +235,11 @@ class Calibrations:
         ------
         CalibrationNotFound
         """
-        return self._engine.query(lambda con: versions.alias_table(con, name))
+
+        def ask(con: Connection) -> dict[str, int]:
+            return {alias: version for (_, alias), version in aliases_of(con, known_name(con, name)).items()}
+
+        return self._engine.query(ask)
 
     def history(self, name: str, alias: str | None = None) -> tuple[AliasChange, ...]:
         """Return the changes of the aliases of a name, or of one alias, oldest first.
@@ -234,7 +248,7 @@ class Calibrations:
         ------
         CalibrationNotFound
         """
-        return tuple(self._engine.query(lambda con: versions.alias_history(con, name, alias)))
+        return self._engine.query(lambda con: versions.alias_history(con, name, alias))
 
     # -- in service ------------------------------------------------------------------------------
 
@@ -376,7 +390,7 @@ class Calibrations:
         ------
         CalibrationNotFound
         """
-        return tuple(self._engine.query(lambda con: corrections.of_name(con, calibration)))
+        return self._engine.query(lambda con: corrections.list_corrections(con, known_name(con, calibration)))
 
     def retire_correction(
         self, calibration: str, *, reason: str | None = None, user: str | None = None
@@ -528,7 +542,7 @@ class Calibrations:
         ------
         CalibrationNotFound
         """
-        return tuple(self._engine.query(lambda con: signing.signatures_of(con, calibration)))
+        return self._engine.query(lambda con: signing.signatures_of(con, calibration))
 
     def verify_signatures(
         self, calibration: str, keys: bytes | str | Path | Sequence[bytes | str | Path] | None = None

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nirs_store.audit.trail import moment
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.table import Table
 from nirs_store.display import block, counted, field_table
-from nirs_store.domain.frame import as_names
+from nirs_store.domain.frame import as_names, as_real
 from nirs_store.errors import (
     CalibrationNotFound,
     InvalidInput,
@@ -27,14 +28,13 @@ from nirs_store.errors import (
 )
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
-from nirs_store.records.named import find_version, known_name
+from nirs_store.records.named import find_version
 from nirs_store.records.notes import check_guard, note
-from nirs_store.records.queries import frame
 from nirs_store.scores import is_classification
 from nirs_store.service.log import clean_ids, user_name
-from nirs_store.service.pairs import figures_of_target, pairs_of_version
+from nirs_store.service.pairs import Wanted, figures_of_target, pairs_of_chain
 from nirs_store.service.statistics import BIAS, Agreement, Baseline, agreement
-from nirs_store.values import as_name, from_json, is_frame, native, one_of, with_zone
+from nirs_store.values import as_name, is_frame, native, one_of, with_zone
 from nirs_store.values import column_names as column_names_of
 
 Kind = Literal["auto", "bias", "slope_bias"]
@@ -109,17 +109,11 @@ class Correction:
                 f"{self.calibration}@v{self.version} is {self.words}, which is about one number for each "
                 "sample; this version predicts several targets or labels. Retire the correction."
             )
-        slope, bias = self.slope, self.bias
         raw = details["prediction"]
-        bounds = [details[name] for name in ("lower", "upper")]
-        if slope < 0:
-            bounds.reverse()
+        bounds = ("lower", "upper") if self.slope > 0 else ("upper", "lower")
+        sources = {"prediction": "prediction", "lower": bounds[0], "upper": bounds[1]}
         changed = details.with_columns(
-            raw * slope + bias,
-            *(
-                (bound * slope + bias).alias(name)
-                for name, bound in zip(("lower", "upper"), bounds, strict=True)
-            ),
+            (pl.col(source) * self.slope + self.bias).alias(name) for name, source in sources.items()
         )
         place = changed.get_column_index("prediction") + 1
         changed.insert_column(place, raw.alias("raw"))
@@ -143,14 +137,14 @@ class Correction:
             "samples": len(self.samples),
             "reason": self.reason,
             "author": self.author,
-            **{_shown(name): value for name, value in self.figures.items() if name != "sign"},
+            **{
+                f"{name} (reference - predicted)" if name.startswith("bias_") else name: value
+                for name, value in self.figures.items()
+                if name != "sign"
+            },
             "retired": self.retired_at,
         }
         return block(self.words, field_table(facts))
-
-
-def _shown(name: str) -> str:
-    return f"{name} (reference - predicted)" if name.startswith("bias_") else name
 
 
 def correct(
@@ -183,10 +177,11 @@ def correct(
     else:
         listed = as_names(samples)
         asked = None if listed is None else clean_ids(listed, len(listed))
-        pairs, notes = pairs_of_version(
-            engine, row, since=since, until=until, instrument=instrument, lab=lab, method=method,
-            include_flagged=include_flagged, samples=asked,
+        wanted = Wanted(
+            row["name"], None, None, moment(since, "since"), moment(until, "until"), instrument, lab, method,
+            include_flagged=include_flagged, chain_id=row["chain_id"],
         )  # fmt: skip
+        pairs, notes = pairs_of_chain(engine, wanted, asked)
         for said in notes:
             warnings.warn(f"{row['name']}@v{row['version']}: {said}.", RecordingWarning, stacklevel=3)
     if slope is None and bias is None:
@@ -235,15 +230,9 @@ def _given(samples: Any) -> pl.DataFrame:
         ) from error
     if not all(each.ndim == 1 and np.isfinite(each).all() for each in found.values()):
         raise InvalidInput("samples: reference and prediction must be finite numbers. Nothing was changed.")
-    if (
-        len(
-            {each.size for each in found.values()}
-            | ({len(table["sample_id"])} if "sample_id" in columns else set())
-        )
-        > 1
-    ):
-        raise ShapeMismatch("samples: its columns have different lengths. Nothing was changed.")
     named = {"sample_id": [str(each) for each in table["sample_id"]]} if "sample_id" in columns else {}
+    if len({len(each) for each in (*named.values(), *found.values())}) > 1:
+        raise ShapeMismatch("samples: its columns have different lengths. Nothing was changed.")
     return pl.DataFrame({**named, **found})
 
 
@@ -319,7 +308,7 @@ def save(
 ) -> Correction:
     """Store a correction of one version, or only plan it; retire the previous one in the same transaction."""
     for name, value in (("slope", slope), ("bias", bias)):
-        if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(_as_float(value)):
+        if not math.isfinite(as_real(value)):
             raise InvalidInput(
                 f"{name}: expected a finite number; found {quoted(value)}. Nothing was changed."
             )
@@ -335,8 +324,8 @@ def save(
     def plan(con: Connection) -> Correction:
         row = find_version(con, calibration)
         return Correction(
-            new_id(), row["name"], int(row["version"]), _next_number(con, row["name"]), float(slope), float(bias),
-            tuple(samples), why, by, _figures(pairs, slope, bias), with_zone(now_naive()),
+            new_id(), row["name"], int(row["version"]), next_number(con, "corrections", calibration=row["name"]),
+            slope, bias, tuple(samples), why, by, _figures(pairs, slope, bias), with_zone(now_naive()),
         )  # fmt: skip
 
     def work(con: Connection) -> Correction:
@@ -356,27 +345,14 @@ def save(
     return engine.query(plan) if dry_run else engine.change(work)
 
 
-def _as_float(value: Real) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return float("inf")
-
-
-def _next_number(con: Connection, name: str) -> int:
-    ((number,),) = con.execute(
-        "SELECT coalesce(max(number), 0) + 1 FROM corrections WHERE calibration = ?", [name]
-    ).fetchall()
-    return int(number)
+def next_number(con: Connection, table: str, **name: str) -> int:
+    """Return the number that the next row of a name has in a table of numbered rows."""
+    newest = Table(con, table).where("number DESC", 1, **name)
+    return int(newest[0]["number"]) + 1 if newest else 1
 
 
 def _insert(con: Connection, made: Correction) -> None:
-    row = {
-        **vars(made),
-        "samples": list(made.samples),
-        "metadata": dict(made.figures),
-        "created_at": now_naive(),
-    }
+    row = {**vars(made), "samples": list(made.samples), "metadata": made.figures, "created_at": now_naive()}
     del row["figures"]
     Table(con, "corrections").insert([row])
 
@@ -384,13 +360,14 @@ def _insert(con: Connection, made: Correction) -> None:
 def take_over(con: Connection, correction_id: str, name: str, version: int, author: str) -> str:
     """Copy a correction for a version that is being registered; returns the id of the copy."""
     # A copy, because each version's correction is replaced and retired alone.
-    rows = frame(con, f"{_READ} WHERE correction_id = ?", [correction_id])
-    if not rows.height:
+    rows = Table(con, "corrections").where(correction_id=correction_id)
+    if not rows:
         raise UnknownId("correction", correction_id, "Nothing was registered.")
-    found = _made(rows.row(0, named=True))
+    found = _made(rows[0])
     reason = f"as {found.label} of {found.calibration}@v{found.version}"
+    number = next_number(con, "corrections", calibration=name)
     made = replace(
-        found, correction_id=new_id(), calibration=name, version=version, number=_next_number(con, name),
+        found, correction_id=new_id(), calibration=name, version=version, number=number,
         reason=reason if found.reason is None else f"{reason}: {found.reason}", author=author, retired_at=None,
     )  # fmt: skip
     _insert(con, made)
@@ -448,50 +425,31 @@ def _end(con: Connection, version: Mapping[str, Any], applied: Correction, by: s
             take_over(con, ended, str(name), int(number), by)
     else:
         ended = take_over(con, ended, *here, by)
-    Table(con, "corrections").update({"retired_at": now_naive()}, correction_id=ended)
-    return _made(frame(con, f"{_READ} WHERE correction_id = ?", [ended]).row(0, named=True))
-
-
-_READ = (
-    "SELECT correction_id, calibration, version, number, slope, bias, samples::VARCHAR AS samples, reason, author, "
-    "metadata::VARCHAR AS figures, created_at, retired_at FROM corrections"
-)
+    table = Table(con, "corrections")
+    table.update({"retired_at": now_naive()}, correction_id=ended)
+    return _made(table.where(correction_id=ended)[0])
 
 
 def active(con: Connection, version: Mapping[str, Any]) -> Correction | None:
     """Read the correction that is applied to a version now."""
     # Older workspaces have versions registered with a correction of another version: it counts until they have one of
     # their own, and does not come back when that is retired; see `_end`.
-    mine = "calibration = $name AND version = $version"
-    rows = frame(
-        con,
-        f"{_READ} WHERE retired_at IS NULL AND (({mine}) OR (correction_id = $own AND NOT EXISTS (SELECT 1 FROM "
-        f"corrections WHERE {mine}))) ORDER BY number DESC LIMIT 1",
-        {"name": version["name"], "version": version["version"], "own": version.get("correction_id")},
-    )
-    return _made(rows.row(0, named=True)) if rows.height else None
+    table, mine = Table(con, "corrections"), {"calibration": version["name"], "version": version["version"]}
+    rows = table.where("number DESC", 1, **mine, retired_at=None)
+    own = version.get("correction_id")
+    if not rows and own is not None and not table.keys(**mine):
+        rows = table.where(correction_id=own, retired_at=None)
+    return _made(rows[0]) if rows else None
 
 
 def _made(row: Mapping[str, Any]) -> Correction:
-    return Correction(
-        **{
-            **row,
-            "samples": tuple(from_json(row["samples"]) or ()),
-            "figures": from_json(row["figures"]) or {},
-        }
-    )
+    values = {name: value for name, value in row.items() if name in Correction.__dataclass_fields__}
+    values |= {"samples": tuple(row["samples"] or ()), "figures": row["metadata"] or {}}
+    zoned = {name: with_zone(row[name]) for name in ("created_at", "retired_at")}
+    return Correction(**values | zoned)
 
 
-def list_corrections(con: Connection, name: str, version: int | None = None) -> list[Correction]:
+def list_corrections(con: Connection, name: str, version: int | None = None) -> tuple[Correction, ...]:
     """Read the corrections of a calibration, oldest first."""
-    rows = frame(
-        con,
-        f"{_READ} WHERE calibration = $name AND ($version::INTEGER IS NULL OR version = $version) ORDER BY number",
-        {"name": name, "version": version},
-    )
-    return [_made(row) for row in rows.iter_rows(named=True)]
-
-
-def of_name(con: Connection, calibration: Any) -> list[Correction]:
-    """Read the corrections of the calibration that a name or a version means, oldest first."""
-    return list_corrections(con, known_name(con, calibration))
+    wanted: dict[str, Any] = {"calibration": name} | ({} if version is None else {"version": version})
+    return tuple(map(_made, Table(con, "corrections").where("number", **wanted)))

@@ -6,9 +6,8 @@ Rows travel through the journal: all rows of one call are one commit, and no oth
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +28,6 @@ from nirs_store.records.notes import check_guard, note
 from nirs_store.records.queries import frame
 from nirs_store.values import as_name, as_text, one_of, to_json, whole_number
 
-Role = Literal["reported", "challenger"]
-
 #: Flags that are not findings about the sample, as SQL.
 NOT_FLAGGED = "(m.flags IS NULL OR m.flags = '[\"domain not known\"]')"
 _ROLES = ("reported", "challenger")
@@ -40,22 +37,6 @@ _SPECTRUM = "<f8"
 def user_name() -> str:
     """Return the name of the operating system's user."""
     return str(payload_of("")["user"]) or "unknown"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What all rows of one call have in common."""
-
-    chain_id: str
-    calibration: str | None = None
-    version: int | None = None
-    correction_id: str | None = None
-    target: str | None = None
-    instrument: str | None = None
-    operator: str | None = None
-    measured_at: datetime | Sequence[datetime] | None = None
-    bundle: str | None = None
-    role: Role = "reported"
 
 
 def clean_ids(sample_ids: Iterable[Any] | None, n: int) -> list[str | None]:
@@ -81,55 +62,39 @@ def clean_ids(sample_ids: Iterable[Any] | None, n: int) -> list[str | None]:
 def record(
     engine: Engine,
     details: pl.DataFrame,
-    entry: Entry,
+    same: Mapping[str, Any],
     sample_ids: Sequence[str | None],
-    spectra: NDArray[Any] | None,
+    spectra: NDArray[Any],
+    measured_at: Any,
     *,
     keep_spectra: bool = False,
-    batch_id: str | None = None,
     commit: bool = True,
-) -> str:
-    """Record the rows of a detailed prediction, and return the id of the batch."""
+) -> None:
+    """Record the rows of a detailed prediction; `same` are the columns that all of them have in common."""
     n = len(sample_ids)
     width = details.height // n if n else 1
-    check_guard(
-        engine,
-        {
-            "sample_ids": [each for each in sample_ids if each is not None],
-            "instrument": entry.instrument,
-            "operator": entry.operator,
-        },
-    )
+    named = [each for each in sample_ids if each is not None]
+    check_guard(engine, {"sample_ids": named, **{name: same[name] for name in ("instrument", "operator")}})
     now = now_naive()
-    batch = batch_id or new_id()
-    hashes, blobs = _of_spectra(spectra, n, keep_spectra)
-    columns = _predicted(details)
-    columns |= {
+    hashes = [each.hex() for each in spectrum_hashes(spectra)]
+    blobs: list[bytes | None] = [None] * n
+    if keep_spectra:
+        blobs = [row.tobytes() for row in np.ascontiguousarray(spectra, dtype=_SPECTRUM)]
+    columns = _predicted(details) | {
         "measurement_id": [new_id() for _ in range(details.height)],
         "sample_id": _each(sample_ids, width),
-        "target": details["target"].to_list() if "target" in details.columns else [entry.target] * n,
         "spectrum_hash": _each(hashes, width),
         "spectrum": _each(blobs, width),
-        "measured_at": _each(_moments(entry.measured_at, n, now), width),
+        "measured_at": _each(_moments(measured_at, n, now), width),
     }
-    same = {
-        "batch_id": batch,
-        "calibration": entry.calibration,
-        "version": entry.version,
-        "chain_id": entry.chain_id,
-        "correction_id": entry.correction_id,
-        "role": entry.role,
-        "instrument": entry.instrument,
-        "operator": entry.operator,
-        "bundle": entry.bundle,
-        "logged_at": now,
-    }
+    if "target" in details.columns:
+        columns["target"] = details["target"].to_list()
+    constant = {**same, "logged_at": now}
     names = column_names("measurements")
-    table = [columns.get(name) or [same.get(name)] * details.height for name in names]
+    table = [columns.get(name) or [constant.get(name)] * details.height for name in names]
     with engine.recording(commit=commit) as buffer:
         buffer.rows["measurements"].extend(zip(*table, strict=True))
         buffer.nbytes += 300 * details.height + sum(len(blob or b"") for blob in blobs) * width
-    return batch
 
 
 def _each(values: Sequence[Any], width: int) -> list[Any]:
@@ -153,17 +118,6 @@ def _predicted(details: pl.DataFrame) -> dict[str, list[Any]]:
         if name in details.columns:
             found[name] = details[name].to_list()
     return found
-
-
-def _of_spectra(
-    spectra: NDArray[Any] | None, n: int, keep: bool
-) -> tuple[list[str | None], list[bytes | None]]:
-    if spectra is None:
-        return [None] * n, [None] * n
-    hashes: list[str | None] = [each.hex() for each in spectrum_hashes(spectra)]
-    if not keep:
-        return hashes, [None] * n
-    return hashes, [row.tobytes() for row in np.ascontiguousarray(spectra, dtype=_SPECTRUM)]
 
 
 def _moments(given: Any, n: int, now: datetime) -> list[datetime | None]:
@@ -254,14 +208,8 @@ class Measurements:
             one_of("role", role, _ROLES)
         if limit is not None:
             whole_number("limit", limit, 1, "")
-        wanted: dict[str, Any] = {
-            "calibration": calibration,
-            "version": version,
-            "chain_id": chain_id,
-            "sample_id": sample_id,
-            "instrument": instrument,
-            "role": role,
-        }
+        wanted: dict[str, Any] = {"calibration": calibration, "version": version, "chain_id": chain_id}
+        wanted |= {"sample_id": sample_id, "instrument": instrument, "role": role}
         if calibration is not None and (not isinstance(calibration, str) or "@" in calibration):
             if version is not None:
                 raise InvalidInput(
@@ -269,8 +217,8 @@ class Measurements:
                 )
             meant = self._engine.query(lambda con: find_version(con, calibration))
             wanted |= {"calibration": meant["name"], "version": meant["version"]}
-        where = [f"m.{name} = ${name}" for name, value in wanted.items() if value is not None]
         values = {name: value for name, value in wanted.items() if value is not None}
+        where = [f"m.{name} = ${name}" for name in values]
         for name, sign, given in (("since", ">=", since), ("until", "<", until)):
             at = moment(given, name)
             if at is not None:
@@ -287,10 +235,8 @@ class Measurements:
 
         def ask(con: Connection) -> pl.DataFrame:
             found = frame(con, sql, values)
-            if not found.height and calibration is not None and not _is_logged(con, wanted["calibration"]):
-                find_version(
-                    con, f"{wanted['calibration']}@latest"
-                )  # says that there is none, and names the nearest
+            if not found.height and calibration is not None:
+                _check_logged(con, wanted["calibration"])
             return found
 
         return self._engine.query(ask)
@@ -346,9 +292,7 @@ class Measurements:
                     f"calibration: expected a name alone, such as 'fat'; found {quoted(calibration)}. Nothing was "
                     "deleted. Measurements are deleted for all versions of a name."
                 )
-            if not self._engine.query(lambda con: _is_logged(con, calibration)):
-                # Says that there is none, and names the nearest.
-                self._engine.query(lambda con: find_version(con, f"{calibration}@latest"))
+            self._engine.query(lambda con: _check_logged(con, calibration))
 
         def work(con: Connection) -> int:
             gone = forget(con, limit, calibration)
@@ -371,8 +315,10 @@ class Measurements:
         return f"<log of predictions of {self._engine.layout.root}>"
 
 
-def _is_logged(con: Connection, name: str) -> bool:
-    return bool(con.execute("SELECT 1 FROM measurements WHERE calibration = ? LIMIT 1", [name]).fetchall())
+def _check_logged(con: Connection, name: str) -> None:
+    """Refuse a name under which nothing was logged and that no calibration has; the error names the nearest."""
+    if not con.execute("SELECT 1 FROM measurements WHERE calibration = ? LIMIT 1", [name]).fetchall():
+        find_version(con, f"{name}@latest")
 
 
 _BEFORE = "logged_at < $before AND ($name::VARCHAR IS NULL OR calibration = $name)"

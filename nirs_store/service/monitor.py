@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, get_args
 
@@ -13,6 +13,7 @@ import numpy as np
 from nirs_store.audit.trail import moment
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
+from nirs_store.db.table import Table
 from nirs_store.display import block, cell_text, counted, field_table, table
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
@@ -40,8 +41,9 @@ from nirs_store.service.statistics import (
     control_chart,
     paired,
     per_sample,
+    plain_fields,
 )
-from nirs_store.values import from_json, one_of, with_zone
+from nirs_store.values import one_of, with_zone
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,29 +134,7 @@ class Monitoring:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return {
-            "calibration": self.calibration,
-            "version": self.version,
-            "aliases": list(self.aliases),
-            "target": self.target,
-            "unit": self.unit,
-            "since": self.since,
-            "until": self.until,
-            "n_measurements": self.n_measurements,
-            "n_flagged": self.n_flagged,
-            "share_flagged": None if math.isnan(self.share_flagged) else self.share_flagged,
-            "agreement": self.agreement.to_dict(),
-            "sel": None if math.isnan(self.sel) else self.sel,
-            "sel_df": self.sel_df,
-            "verdict": self.verdict,
-            "alarms": list(self.alarms),
-            "notes": list(self.notes),
-            "corrections": [each.to_dict() for each in self.corrections],
-            **{
-                name: getattr(self, name).to_dicts()
-                for name in ("chart", "by_month", "by_instrument", "by_version", "challengers")
-            },
-        }
+        return plain_fields(self, "share_flagged", "verdict", "alarms")
 
     def plot(self, **options: Any) -> Any:
         """Draw the control chart; options as for `nirs_store.plots.control_chart`."""
@@ -189,14 +169,17 @@ class Monitoring:
     def __repr__(self) -> str:
         lines = [f"{self.label}: {self.verdict}"]
         lines += [f"  {name}: {value}" for name, value in self._facts().items()]
-        lines += [f"  {each.words}" + (" (retired)" if each.retired_at else "") for each in self.corrections]
-        for row in self.challengers.iter_rows(named=True):
-            lines.append(
-                f"  challenger v{row['version']}: RMSEP {_text(row['rmsep'])} against {_text(row['rmsep_reported'])}, "
-                f"{row['verdict']}"
-            )
-        lines += [f"  note: {each}" for each in self.notes]
-        return "\n".join(lines)
+        lines += [f"  {each}" for each in self._corrected.values()]
+        lines += [
+            f"  challenger v{row['version']}: RMSEP {_text(row['rmsep'])} against {_text(row['rmsep_reported'])}, "
+            f"{row['verdict']}"
+            for row in self.challengers.iter_rows(named=True)
+        ]
+        return "\n".join([*lines, *(f"  note: {each}" for each in self.notes)])
+
+    @property
+    def _corrected(self) -> dict[str, str]:
+        return {c.label: c.words + (" (retired)" if c.retired_at else "") for c in self.corrections}
 
     def _repr_html_(self) -> str:
         parts = [field_table({"verdict": self.verdict, **self._facts()})]
@@ -207,10 +190,7 @@ class Monitoring:
                 columns = [BIAS if each == "bias" else each for each in found.columns]
                 parts.append(table(columns, rows, caption=name.replace("_", " ")))
         said = {f"note {place}": each for place, each in enumerate(self.notes, 1)}
-        said |= {
-            each.label: each.words + (" (retired)" if each.retired_at else "") for each in self.corrections
-        }
-        return block(self.label, *parts, field_table(said))
+        return block(self.label, *parts, field_table(said | self._corrected))
 
 
 def _text(value: float) -> str:
@@ -252,28 +232,21 @@ def monitor(
             row["name"], number, target, begin, end, instrument, lab, method, combine, include_flagged
         )
         counts = counts_of(con, wanted)
-        chain = con.execute(
-            "SELECT target, target_unit FROM chains WHERE chain_id = ?", [row["chain_id"]]
-        ).fetchall()
-        about = target_of(counts, chain[0][0] if chain else None, target)
-        wanted = Wanted(**{**wanted.__dict__, "target": about})
+        about = target_of(con, counts, row["chain_id"], target)
+        wanted = replace(wanted, target=about)
         pairs, notes = pairs_of(con, wanted)
         notes = notes if pairs.height or notes else why_none(con, wanted)
-        rows_of = con.execute(
-            "SELECT version, figures::VARCHAR FROM calibration_versions WHERE name = ?", [row["name"]]
-        ).fetchall()
-        figures = {int(each[0]): figures_of_target(from_json(each[1]) or {}, about) for each in rows_of}
+        known = Table(con, "calibration_versions").where(name=row["name"])
+        figures = {int(each["version"]): figures_of_target(each["figures"] or {}, about) for each in known}
         errors, bases = _errors(figures), {each: Baseline.of(found) for each, found in figures.items()}
         # Several versions have one limit together only where their errors are equal.
         measured = sorted(set(pairs["version"].to_list())) if whole else [int(row["version"])]
         limits = {bases.get(each) for each in measured}
         base = next(iter(limits)) if len(limits) == 1 else None
-        rivals = _challengers(con, wanted, pairs, alpha)
-        made = list_corrections(con, row["name"], number)
-        aliases = tuple(
-            a for (_, a), v in aliases_of(con, row["name"]).items() if v == row["version"] and not whole
-        )
-        reported = counts.filter((pl.col("role") == "reported") & _is_target(about))
+        aliases = [a for (_, a), v in aliases_of(con, row["name"]).items() if v == row["version"]]
+        reported = counts.filter(pl.col("role") == "reported")
+        if about is not None:
+            reported = reported.filter(pl.col("target").is_null() | (pl.col("target") == about))
         notes += _left_out(reported, errors, base, number, include_flagged)
         if limits and base is None:
             several = "the versions differ in SEC or SECV: by_version has a limit for each"
@@ -289,7 +262,7 @@ def monitor(
         return Monitoring(
             row["name"],
             number,
-            aliases,
+            () if whole else tuple(aliases),
             about,
             unit_of(con, wanted),
             with_zone(begin),
@@ -305,8 +278,8 @@ def monitor(
             _parts(reported, pairs, "month", repeats, base, alpha),
             _parts(reported, pairs, "instrument", repeats, base, alpha),
             _parts(reported, pairs, "version", repeats, bases, alpha),
-            rivals,
-            tuple(made),
+            _challengers(con, wanted, pairs, alpha),
+            list_corrections(con, row["name"], number),
             tuple(notes),
         )
 
@@ -315,7 +288,7 @@ def monitor(
 
 def _of_others(con: Connection, wanted: Wanted) -> list[str]:
     """Say which other versions have measurements, for one that has none."""
-    others = Wanted(**{**wanted.__dict__, "version": None})
+    others = replace(wanted, version=None)
     rows = con.execute(
         f"SELECT m.version, count(*) FROM measurements m WHERE {others.where} AND m.role = 'reported' "
         "GROUP BY m.version ORDER BY m.version",
@@ -335,10 +308,6 @@ def _twice(points: pl.DataFrame) -> list[str]:
     shared = points.group_by("sample_id").len().filter(pl.col("len") > 1).height
     told = f"predicted by several versions, and counted once for each: {counted(shared, 'sample')}"
     return [f"{told}; limits and verdicts treat these as separate samples"]
-
-
-def _is_target(about: str | None) -> pl.Expr:
-    return pl.lit(True) if about is None else pl.col("target").is_null() | (pl.col("target") == about)
 
 
 def _errors(figures: Mapping[int, Mapping[str, Any]]) -> dict[int, tuple[float, str]]:
@@ -361,44 +330,29 @@ def _left_out(
     include_flagged: bool,
 ) -> list[str]:
     """Say what the figures do not show by themselves."""
-    notes = []
-    told = {
-        name: int(reported[name].sum())
-        for name in ("n", "labels", "nameless", "no_number", "corrected", "flagged")
-    }
-    if told["labels"]:
-        notes.append(
-            f"{counted(told['labels'], 'prediction')} with labels of a classifier: no bias, SEP or chart"
-        )
-    if told["nameless"]:
-        notes.append(
-            f"{counted(told['nameless'], 'measurement')} without a sample id cannot be joined to a reference"
-        )
-    if told["no_number"]:
-        notes.append(f"left out: {counted(told['no_number'], 'measurement')} without a finite prediction")
-    if base is not None and base.kind == "SECV":
-        notes.append(
-            "the number of fitted parameters is not defined: SEP is compared with SECV and n - 1 degrees of freedom"
-        )
-    if told["corrected"]:
-        notes.append(
-            f"corrected: {told['corrected']:,} of {counted(told['n'], 'measurement')}; bias, SEP "
-            "and chart are about what was reported"
-        )
+    names = ("n", "labels", "nameless", "no_number", "corrected", "flagged")
+    n, labels, nameless, no_number, corrected, flagged = (int(reported[name].sum()) for name in names)
     kinds = {errors[v][1] for v in ([version] if version is not None else list(errors)) if v in errors}
-    if "SECV" in kinds:
-        notes.append("no SEP of a test set was registered: the limits of the chart are multiples of SECV")
-    if not kinds:
-        notes.append("no error was registered with the version: the chart has no limits")
-    n, flagged = told["n"], told["flagged"]
-    if 2 * flagged > n >= FEWEST:
-        notes.append(
-            f"{flagged / n:.0%} of the measurements are flagged: the instrument or the samples have changed; look for "
-            "the cause before you correct"
-        )
-    if not include_flagged and flagged:
-        notes.append(f"left out of bias, SEP and chart: {counted(flagged, 'flagged measurement')}")
-    return notes
+    share = f"{flagged / max(n, 1):.0%} of the measurements are flagged"
+    notes = {
+        f"{counted(labels, 'prediction')} with labels of a classifier: no bias, SEP or chart": labels,
+        f"{counted(nameless, 'measurement')} without a sample id cannot be joined to a reference": nameless,
+        f"left out: {counted(no_number, 'measurement')} without a finite prediction": no_number,
+        "the number of fitted parameters is not defined: SEP is compared with SECV and n - 1 degrees of freedom": (
+            base is not None and base.kind == "SECV"
+        ),
+        f"corrected: {corrected:,} of {counted(n, 'measurement')}; bias, SEP and chart are about what was "
+        "reported": corrected,
+        "no SEP of a test set was registered: the limits of the chart are multiples of SECV": "SECV" in kinds,
+        "no error was registered with the version: the chart has no limits": not kinds,
+        f"{share}: the instrument or the samples have changed; look for the cause before you correct": (
+            2 * flagged > n >= FEWEST
+        ),
+        f"left out of bias, SEP and chart: {counted(flagged, 'flagged measurement')}": (
+            flagged and not include_flagged
+        ),
+    }
+    return [words for words, holds in notes.items() if holds]
 
 
 def _chart(points: pl.DataFrame, errors: Mapping[int, tuple[float, str]], weight: float) -> pl.DataFrame:
@@ -452,13 +406,10 @@ def _sel(pairs: pl.DataFrame) -> tuple[float, int]:
 
 def _challengers(con: Connection, wanted: Wanted, pairs: pl.DataFrame, alpha: float) -> pl.DataFrame:
     """Compare each challenger with what was reported, on the measurements that both predicted."""
-    some = con.execute(
-        "SELECT 1 FROM measurements WHERE calibration = ? AND role = 'challenger' LIMIT 1", [wanted.name]
-    ).fetchall()
-    if not some:
+    some = "SELECT 1 FROM measurements WHERE calibration = ? AND role = 'challenger' LIMIT 1"
+    if not con.execute(some, [wanted.name]).fetchall():
         return pl.DataFrame()
-    others = Wanted(**{**wanted.__dict__, "version": None})
-    rivals, _ = pairs_of(con, others, role="challenger")
+    rivals, _ = pairs_of(con, replace(wanted, version=None), role="challenger")
     mine = pairs.select("batch_id", "sample_id", reported="prediction", reported_by="version")
     both = rivals.join(mine, on=("batch_id", "sample_id"), how="inner")
     rows = []
@@ -467,21 +418,8 @@ def _challengers(con: Connection, wanted: Wanted, pairs: pl.DataFrame, alpha: fl
         each = part.group_by("sample_id", "reported_by", maintain_order=True).agg(
             pl.col("reference").first(), pl.col("prediction").mean(), pl.col("reported").mean()
         )
-        found = paired(
-            each["reference"].to_numpy(),
-            each["reported"].to_numpy(),
-            each["prediction"].to_numpy(),
-            alpha=alpha,
-        )
-        rows.append(
-            {
-                "version": version,
-                "n": found["n"],
-                "rmsep": found["rmsep_second"],
-                "rmsep_reported": found["rmsep_first"],
-                "mean_difference": found["mean_difference"],
-                "p": found["p"],
-                "verdict": found["verdict"],
-            }
-        )
-    return pl.DataFrame(rows)
+        found = paired(each["reference"], each["reported"], each["prediction"], alpha=alpha)
+        rows.append({"version": version, **found})
+    named = {"rmsep": "rmsep_second", "rmsep_reported": "rmsep_first"}
+    columns = ("version", "n", *named, "mean_difference", "p", "verdict")
+    return pl.DataFrame([{name: row[named.get(name, name)] for name in columns} for row in rows])

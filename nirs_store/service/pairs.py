@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from nirs_store.audit.trail import moment
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
+from nirs_store.db.table import Table
 from nirs_store.display import counted
 from nirs_store.errors import InvalidInput, quoted
 from nirs_store.lazy import polars as pl
@@ -22,6 +22,13 @@ from nirs_store.values import one_of
 
 #: Days after which a name that comes again may be another sample: a convention.
 _AGAIN = 7
+
+
+#: Conditions on measurements, by the field of `Wanted` that is compared.
+_CONDITIONS = {
+    "name": "calibration =", "version": "version =", "chain_id": "chain_id =", "instrument": "instrument =",
+    "since": "measured_at >=", "until": "measured_at <",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,29 +51,17 @@ class Wanted:
     def where(self) -> str:
         """Return the condition on measurements `m`, with the values of `params`."""
         # A row by another chain than the version has is another calibration's version of the same number.
-        parts = [
-            "m.calibration = $name",
+        own = (
             "NOT EXISTS (SELECT 1 FROM calibration_versions v WHERE v.name = m.calibration AND v.version = m.version "
-            "AND v.chain_id <> m.chain_id)",
-        ]
-        for name, sign in (
-            ("version", "="),
-            ("chain_id", "="),
-            ("instrument", "="),
-            ("since", ">="),
-            ("until", "<"),
-        ):
-            if getattr(self, name) is not None:
-                column = name if sign == "=" else "measured_at"
-                parts.append(f"m.{column} {sign} ${name}")
-        return " AND ".join(parts)
+            "AND v.chain_id <> m.chain_id)"
+        )
+        return " AND ".join([own, *(f"m.{_CONDITIONS[name]} ${name}" for name in self.params)])
 
     @property
     def params(self) -> dict[str, Any]:
         """Return the values of `where`."""
-        names = ("version", "chain_id", "instrument", "since", "until")
-        given = {name: getattr(self, name) for name in names}
-        return {"name": self.name} | {name: value for name, value in given.items() if value is not None}
+        given = {name: getattr(self, name) for name in _CONDITIONS}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def which_version(
@@ -87,8 +82,7 @@ def which_version(
     if version == "all":
         return find_version(con, f"{calibration}@latest"), True
     if version is not None:
-        plain = version if isinstance(version, int) and not isinstance(version, bool) else None
-        number = version_number(str(version)) if plain is None else plain
+        number = version if type(version) is int else version_number(str(version))
         if number is None:
             raise InvalidInput(f'version: expected a number, "v3" or "all"; found {version!r}.')
         return find_version(con, f"{calibration}@v{number}"), False
@@ -226,30 +220,16 @@ def why_none(con: Connection, wanted: Wanted) -> list[str]:
     ]
 
 
-def pairs_of_version(
-    engine: Engine,
-    row: Mapping[str, Any],
-    *,
-    since: Any,
-    until: Any,
-    instrument: str | None,
-    lab: str | None,
-    method: str | None,
-    include_flagged: bool,
-    samples: Sequence[str | None] | None,
+def pairs_of_chain(
+    engine: Engine, wanted: Wanted, samples: Sequence[str | None] | None
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Return uncorrected predictions and references of one version, one row per sample, for a correction."""
+    """Return uncorrected predictions and references of a version's chain, one row per sample, for a correction."""
     # Without the correction all versions of one chain predict the same, so the log of all of them counts. The second
     # value says what was left out.
 
     def ask(con: Connection) -> tuple[pl.DataFrame, list[str]]:
-        wanted = Wanted(
-            row["name"], None, None, moment(since, "since"), moment(until, "until"), instrument, lab, method,
-            include_flagged=include_flagged, chain_id=row["chain_id"],
-        )  # fmt: skip
-        chain = con.execute("SELECT target FROM chains WHERE chain_id = ?", [row["chain_id"]]).fetchall()
-        about = target_of(counts_of(con, wanted), chain[0][0] if chain else None, None)
-        return pairs_of(con, Wanted(**{**wanted.__dict__, "target": about}))
+        about = target_of(con, counts_of(con, wanted), wanted.chain_id, None)
+        return pairs_of(con, replace(wanted, target=about))
 
     found, notes = engine.query(ask)
     pairs = found.with_columns(prediction=pl.col("raw"))
@@ -290,11 +270,9 @@ def unit_of(con: Connection, wanted: Wanted) -> str | None:
     return units.pop() if len(units) == 1 else None
 
 
-def target_of(counts: pl.DataFrame, chain_target: str | None, asked: str | None) -> str | None:
+def target_of(con: Connection, counts: pl.DataFrame, chain_id: Any, asked: str | None) -> str | None:
     """Return the one target that is looked at."""
-    logged = (
-        sorted({each for each in counts["target"].to_list() if each is not None}) if counts.height else []
-    )
+    logged = sorted(counts["target"].drop_nulls().unique().to_list()) if counts.height else []
     if asked is not None:
         near: dict[str, str] = {each.casefold(): each for each in logged}
         if logged and asked.casefold() not in near:
@@ -304,7 +282,8 @@ def target_of(counts: pl.DataFrame, chain_target: str | None, asked: str | None)
         raise InvalidInput(f"target: expected one of {', '.join(logged)}; the calibration predicts several.")
     if logged:
         return str(logged[0])
-    return None if chain_target is None or chain_target.startswith("[") else chain_target
+    told = [row["target"] for row in Table(con, "chains").where(chain_id=chain_id)]
+    return next((str(each) for each in told if each is not None and not each.startswith("[")), None)
 
 
 def counts_of(con: Connection, wanted: Wanted) -> pl.DataFrame:

@@ -112,15 +112,8 @@ class References:
         with attempting(self._engine, "add_reference"):
             name = clean_ids([sample_id], 1)[0]
             given = [value] if np.ndim(value) == 0 else list(value)
-            about = {
-                "target": target,
-                "unit": unit,
-                "lab": lab,
-                "method": method,
-                "measured_at": measured_at,
-                "note": note,
-            }
-            rows = [_row(name, each, about, "value") for each in given]
+            about = {"target": target, "unit": unit, "lab": lab, "method": method, "measured_at": measured_at}
+            rows = [_row(name, each, about | {"note": note}, "value") for each in given]
             if not rows:
                 raise InvalidInput("value: expected a number; found an empty list. Nothing was recorded.")
             return self._write(rows)
@@ -209,12 +202,9 @@ class References:
         )
         names = sorted({str(row["sample_id"]) for row in rows})
         logged = self._engine.query(lambda con: dict(con.execute(sql, {"names": names}).fetchall()))
-        schema: dict[str, Any] = {
-            "sample_id": pl.String,
-            "value": pl.Float64,
-            **dict.fromkeys(_FIELDS, pl.String),
-        }
-        found = pl.DataFrame(rows, schema=schema | {"measured_at": pl.Datetime("us")}, orient="row")
+        schema: dict[str, Any] = {"sample_id": pl.String, "value": pl.Float64}
+        schema |= dict.fromkeys(_FIELDS, pl.String) | {"measured_at": pl.Datetime("us")}
+        found = pl.DataFrame(rows, schema=schema, orient="row")
         return found.with_columns(
             stored=pl.Series([place not in left for place in range(len(rows))]),
             measured=pl.Series([logged.get(row["sample_id"], 0) for row in rows], dtype=pl.Int64),
@@ -390,17 +380,13 @@ def _row(name: str | None, value: Any, about: Mapping[str, Any], where: str) -> 
     """Return a checked row."""
     if name is None:
         raise InvalidInput(f"{where}: expected the name of a sample; found none. Nothing was recorded.")
-    if isinstance(value, (bool, str, bytes)) or value is None:
-        raise InvalidInput(f"{where}: expected a number; found {value!r} ({name}). Nothing was recorded.")
     try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(
-            f"{where}: expected a number; found {value!r} ({name}). Nothing was recorded."
-        ) from error
+        number = math.nan if isinstance(value, (bool, str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
     if not math.isfinite(number):
         raise InvalidInput(
-            f"{where}: expected a finite number; found {number} ({name}). Nothing was recorded."
+            f"{where}: expected a finite number; found {value!r} ({name}). Nothing was recorded."
         )
     row: dict[str, Any] = {"sample_id": name, "value": number}
     for field in _FIELDS:

@@ -33,7 +33,7 @@ from nirs_store.lazy import polars as pl
 from nirs_store.records.named import find_version, known_name
 from nirs_store.service.corrections import active
 from nirs_store.service.samples import Samples, as_samples, check_channels, common_groups, refuse_known, seen
-from nirs_store.service.statistics import paired
+from nirs_store.service.statistics import paired, plain_fields
 
 if TYPE_CHECKING:
     from nirs_store.datasets.version import DatasetVersion
@@ -75,23 +75,18 @@ class Updated:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        return {
-            "before": self.before.to_dict(),
-            "after": self.after.to_dict(),
-            "added": self.added,
-            "dataset": self.dataset,
-            "comparison": self.comparison.to_dicts(),
-        }
+        return plain_fields(self)
 
     def __repr__(self) -> str:
         added = f"{counted(self.added, 'sample')} added"
-        head = f"{self.before.name}: v{self.before.version} -> v{self.after.version}, {added}"
-        lines = [
-            f"  {row['samples']} (n = {row['n']}{_fitted(row['fitted'])}): RMSE {row['rmse_before']:.4g} -> "
-            f"{row['rmse_after']:.4g}, {row['verdict']}"
-            for row in self.comparison.iter_rows(named=True)
-        ]
-        return "\n".join([head, *lines, f"  samples: {self._stored}", "  no alias was moved"])
+        lines = [f"{self.before.name}: v{self.before.version} -> v{self.after.version}, {added}"]
+        for row in self.comparison.iter_rows(named=True):
+            fitted = f", {row['fitted']} of them fitted, so its errors are too low" if row["fitted"] else ""
+            lines.append(
+                f"  {row['samples']} (n = {row['n']}{fitted}): RMSE {row['rmse_before']:.4g} -> "
+                f"{row['rmse_after']:.4g}, {row['verdict']}"
+            )
+        return "\n".join([*lines, f"  samples: {self._stored}", "  no alias was moved"])
 
     @property
     def _stored(self) -> str:
@@ -104,10 +99,6 @@ class Updated:
             field_table({"samples added": self.added, "samples": self._stored, "aliases": "none was moved"}),
             table(self.comparison.columns, rows),
         )
-
-
-def _fitted(count: int) -> str:
-    return f", {count} of them fitted, so its errors are too low" if count else ""
 
 
 def update(
@@ -200,6 +191,7 @@ def update(
     try:
         if enlarged is not None:
             X, y = store.datasets.get(enlarged, target=target or _UNNAMED), None
+        facts = {"updated_from": before.chain_id, "n_old": len(old.y), "n_new": len(new.y)}
         result = record_cross_validation(
             store,
             estimator,
@@ -211,15 +203,12 @@ def update(
             wavelengths=grid,
             sample_ids=ids,
             groups=labels,
-            metric=metadata.get("metric"),
             y_processing=y_processing,
             task_type="regression" if metadata.get("task_type") else None,
-            **_kept(store, chain),
             target=target,
-            target_unit=metadata.get("target_unit"),
-            wavelength_unit=metadata.get("wavelength_unit"),
-            metadata={"updated_from": before.chain_id, "n_old": len(old.y), "n_new": len(new.y)}
-            | ({} if columns is None else {COLUMNS: list(columns)}),
+            metadata=facts | ({} if columns is None else {COLUMNS: list(columns)}),
+            **{name: metadata.get(name) for name in ("metric", "target_unit", "wavelength_unit")},
+            **_kept(store, chain),
         )
     except BaseException:
         if enlarged is not None and enlarged.added:
@@ -260,25 +249,23 @@ def _samples_of(store: Any, version: CalibrationVersion, metadata: Mapping[str, 
     from nirs_store.datasets.rows import rows_in
 
     identifier = _dataset_id(version, metadata)
+    give = "Nothing was changed. Give them: old_samples=(X, y)."
     if identifier is None:
         raise InvalidInput(
-            f"{version.name}@v{version.version}: the store does not hold the samples that it was fitted on. Nothing "
-            "was changed. Give them: old_samples=(X, y)."
+            f"{version.label}: the store does not hold the samples that it was fitted on. {give}"
         )
     try:
         whole = store.datasets.version(identifier)
     except UnknownDataset as error:
-        named = metadata.get("dataset")
+        named = f" {metadata['dataset']}" if metadata.get("dataset") else ""
         raise InvalidInput(
-            f"{version.name}@v{version.version}: the data set{f' {named}' if named else ''} with the samples that it "
-            "was fitted on was deleted. Nothing was changed. Give them: old_samples=(X, y)."
+            f"{version.label}: the data set{named} with the samples that it was fitted on was deleted. {give}"
         ) from error
     target = metadata.get("target")
     if target is None and _UNNAMED in whole.labels:
         target = _UNNAMED
-    found: Spectra = store.datasets.get(
-        whole, target=target, rows=rows_in(metadata.get("dataset_rows"), whole.n_samples)
-    )
+    rows = rows_in(metadata.get("dataset_rows"), whole.n_samples)
+    found: Spectra = store.datasets.get(whole, target=target, rows=rows)
     return found
 
 
@@ -309,6 +296,7 @@ def _enlarge(
     # Not as a version of the old data set: that may hold other samples as well, such as a test set.
     old, new = parts
     column, unit = metadata.get("target") or _UNNAMED, metadata.get("target_unit")
+    same = {key: word for key, word in old.instrument.items() if new.instrument.get(key, word) == word}
     added: DatasetVersion = store.datasets.add(
         _title(before),
         X,
@@ -318,9 +306,7 @@ def _enlarge(
         wavelengths=grid if grid is not None else old.wavelengths,
         unit=metadata.get("wavelength_unit") or old.unit,
         units={column: unit} if unit else None,
-        instrument={
-            key: word for key, word in old.instrument.items() if new.instrument.get(key, word) == word
-        },
+        instrument=same,
         metadata={"updated_from": before.chain_id, "n_old": len(old.y), "n_new": len(new.y)},
         note=f"samples of {before.name}@v{before.version}, and {counted(len(new.y), 'new one')}",
         other_grid=True,
@@ -385,18 +371,17 @@ def _recipe(store: Any, version: CalibrationVersion) -> tuple[Any, Any]:
 
     from nirs_store.diagnosing.diagnose import inside
 
+    why = "is not a plain sequence of steps"
     try:
         steps, targets = inside(store, version.chain_id).recipe()
+        if len(targets) > 1:
+            why = f"transforms y in {len(targets)} steps"
+            raise InvalidInput(why)
     except InvalidInput as error:
         raise InvalidInput(
-            f"{version.name}@v{version.version} cannot be updated, because its chain is not a plain sequence of steps. "
-            "Nothing was changed. Record all samples in the same way, and register that chain."
+            f"{version.label} cannot be updated, because its chain {why}. Nothing was changed. Record all samples in "
+            "the same way, and register that chain."
         ) from error
-    if len(targets) > 1:
-        raise InvalidInput(
-            f"{version.name}@v{version.version} cannot be updated, because its chain transforms y in {len(targets)} "
-            "steps. Nothing was changed. Record all samples in the same way, and register that chain."
-        )
     return (steps[0] if len(steps) == 1 else make_pipeline(*steps)), next(iter(targets), None)
 
 
@@ -419,10 +404,8 @@ def _splitter(store: Any, chain: Mapping[str, Any]) -> Any:
     if first is None or not first.get("artifact_id"):
         raise InvalidInput("cv: the calibration was recorded without its splitter; say how to split: cv=10.")
     splitter = store.load_artifact(first["artifact_id"])
-    if not hasattr(splitter, "get_n_splits") or type(splitter).__name__ in (
-        "PredefinedSplit",
-        "_CVIterableWrapper",
-    ):
+    given_rows = type(splitter).__name__ in ("PredefinedSplit", "_CVIterableWrapper")
+    if given_rows or not hasattr(splitter, "get_n_splits"):
         raise InvalidInput(
             "cv: the calibration was split by given rows, which do not hold for more samples; say how to split: cv=10."
         )
@@ -506,15 +489,10 @@ def _compared(
         means = pl.DataFrame(cells).group_by("name", maintain_order=True).mean()
         y, first, second = (means[each].to_numpy() for each in ("y", "first", "second"))
     found = paired(y, first, second)
+    rmse = {"rmse_before": found["rmsep_first"], "rmse_after": found["rmsep_second"]}
     return {
-        "samples": words,
-        "n": found["n"],
-        "fitted": known,
-        "rmse_before": found["rmsep_first"],
-        "rmse_after": found["rmsep_second"],
-        "p": found["p"],
-        "verdict": found["verdict"],
-    }
+        "samples": words, "n": found["n"], "fitted": known, **rmse, "p": found["p"], "verdict": found["verdict"],
+    }  # fmt: skip
 
 
 # -- Challengers.

@@ -70,6 +70,16 @@ class Use:
         """Return ``fat@v3``, or the chain."""
         return f"Chain {self.chain_id}" if self.name is None else f"{self.name}@v{self.version}"
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Return what the log says about it."""
+        return {
+            "chain_id": self.chain_id,
+            "calibration": self.name,
+            "version": self.version,
+            "correction_id": None if self.correction is None else self.correction.correction_id,
+        }
+
 
 @dataclass(frozen=True)
 class Logging:
@@ -94,21 +104,14 @@ def use_of(engine: Engine, given: Any) -> Use:
     if isinstance(given, str) and is_id(given):
         return Use(given)
     named = isinstance(getattr(given, "name", None), str) and isinstance(getattr(given, "version", None), int)
-    if not isinstance(given, str) and not named:
-        return Use(whole_id(engine, "chain", given))
 
     def ask(con: Connection) -> Use | None:
         if isinstance(given, str) and "@" not in given and given.strip() not in names(con):
             return None
         return _use(con, find_version(con, given))
 
-    found = engine.query(ask)
+    found = engine.query(ask) if named or isinstance(given, str) else None
     return Use(whole_id(engine, "chain", given)) if found is None else found
-
-
-def _named_rival(label: str, con: Connection) -> tuple[Use, str | None]:
-    rival = _use(con, find_version(con, label))
-    return rival, _target(metadata_of_chain(con, rival.chain_id))
 
 
 def _use(con: Connection, row: Mapping[str, Any]) -> Use:
@@ -124,15 +127,6 @@ def warn_uncorrected(
     """Say that the correction of a version has no part in what the caller of a method of the store gets."""
     if use.correction is not None:
         warnings.warn(f"{use.label} is {use.correction.words}, and {what}.", UserWarning, stacklevel=4)
-
-
-def refuse_corrected(use: Use) -> None:
-    """Refuse to hand out a corrected version in a form that cannot carry its correction."""
-    if use.correction is not None:
-        raise InvalidInput(
-            f"{use.label} is {use.correction.words}, which a bundle cannot carry. Nothing was written. Export its "
-            f"chain {use.chain_id} for the uncorrected predictions, or retire the correction."
-        )
 
 
 def equip(predictor: Any, use: Use, replays: Callable[[], Any]) -> None:
@@ -191,34 +185,23 @@ def keep(
         sample_ids = index_names(X)
     table = table_of(plan, X)
     ids = log.clean_ids(sample_ids, len(table))
-    batch = new_id()
-    entry = log.Entry(
-        use.chain_id,
-        use.name,
-        use.version,
-        None if use.correction is None else use.correction.correction_id,
-        _target(about.get("metadata")),
-        how.instrument,
-        how.operator,
-        how.measured_at,
-    )
+    target = _target(about.get("metadata"))
+    same = {"batch_id": new_id(), "instrument": how.instrument, "operator": how.operator}
+    reported = use.columns | same | {"target": target, "role": "reported"}
     rivals = [] if use.name is None else _rivals(engine, use, predict)
     log.record(
-        engine, details, entry, ids, table, keep_spectra=how.keep_spectra, batch_id=batch, commit=not rivals
+        engine,
+        details,
+        reported,
+        ids,
+        table,
+        how.measured_at,
+        keep_spectra=how.keep_spectra,
+        commit=not rivals,
     )
-    for place, (rival, target, found) in enumerate(rivals, 1):
-        own = log.Entry(
-            rival.chain_id,
-            rival.name,
-            rival.version,
-            None if rival.correction is None else rival.correction.correction_id,
-            target or entry.target,
-            how.instrument,
-            how.operator,
-            how.measured_at,
-            role="challenger",
-        )
-        log.record(engine, found, own, ids, table, batch_id=batch, commit=place == len(rivals))
+    for place, (rival, own, found) in enumerate(rivals, 1):
+        columns = rival.columns | same | {"target": own or target, "role": "challenger"}
+        log.record(engine, found, columns, ids, table, how.measured_at, commit=place == len(rivals))
 
 
 def _target(metadata: Any) -> str | None:
@@ -229,21 +212,23 @@ def _target(metadata: Any) -> str | None:
 def _rivals(engine: Engine, use: Use, predict: Predict) -> list[tuple[Use, str | None, pl.DataFrame]]:
     """Predict with the challengers; one that fails is named, and never hinders what is reported."""
     found = []
+
+    def find(label: str, con: Connection) -> tuple[Use, str | None]:
+        rival = _use(con, find_version(con, label))
+        return rival, _target(metadata_of_chain(con, rival.chain_id))
+
     for number in challengers_of(engine, str(use.name)):
         if number == use.version:
             continue
         label = f"{use.name}@v{number}"
         try:
-            rival, target = engine.query(partial(_named_rival, label))
+            rival, target = engine.query(partial(find, label))
             details = predict(rival.chain_id)
             corrected = details if rival.correction is None else rival.correction.apply(details)
             found.append((rival, target, corrected))
         except NirsStoreError as error:
-            end = (
-                " It was deleted: end_challenge takes it off."
-                if isinstance(error, CalibrationNotFound)
-                else ""
-            )
+            gone = isinstance(error, CalibrationNotFound)
+            end = " It was deleted: end_challenge takes it off." if gone else ""
             warnings.warn(
                 f"The challenger {quoted(label)} could not predict: {error}{end}", UserWarning, stacklevel=5
             )
@@ -413,14 +398,17 @@ class Replays:
             return None
         found = self._domains.get(artifact_id)
         if found is None:
-            from nirs_store.domain.frame import read_domain
-
             try:
                 data = artifacts.read_artifact(self.engine, artifact_id)
             except UnknownId:
                 # An older version imported the bundle and left out what it does not know: "domain not known".
                 return None
-            found = read_domain(data, f"chain {chain['chain_id']}")
+            try:
+                found = Domain.from_bytes(data)
+            except ValueError as error:
+                raise InvalidInput(
+                    f"The domain of chain {chain['chain_id']} is not usable: {error}. Add it again with add_domain."
+                ) from error
             self._domains.put(artifact_id, found, len(data))
         return found
 
@@ -458,7 +446,11 @@ class Replays:
         from nirs_store.bundle.transfer import ExportSource
 
         use = use_of(self.engine, chain_id)
-        refuse_corrected(use)
+        if use.correction is not None:
+            raise InvalidInput(
+                f"{use.label} is {use.correction.words}, which a bundle cannot carry. Nothing was written. Export its "
+                f"chain {use.chain_id} for the uncorrected predictions, or retire the correction."
+            )
         chain_id = use.chain_id
         self.engine.check_open()
         if format == "n4a":

@@ -46,13 +46,8 @@ def as_samples(
         given = store.datasets.get(given, target=target)
     if isinstance(given, Spectra):
         y = given.y if given.y is not None else (given.numbers(target) if target in given.labels else None)
-        X, ids, wavelengths, unit, instrument = (
-            given.X,
-            given.ids,
-            given.wavelengths,
-            given.unit,
-            given.instrument,
-        )
+        X, ids, instrument = given.X, given.ids, given.instrument
+        wavelengths, unit = given.wavelengths, given.unit
         if groups is None:
             groups = given.groups
         elif isinstance(groups, str):
@@ -176,17 +171,12 @@ def common_groups(
             "Nothing was changed. Give those of the recording: old_groups=, one label per sample."
         )
     if recorded is None:
-        split = old.groups is not None
-        warnings.warn(
+        told = (
             f"{version} was recorded without groups. The update keeps each group of the samples in one fold"
-            + (
-                ", so its errors cannot be compared with those of the version on the old samples."
-                if split
-                else "."
-            ),
-            RecordingWarning,
-            stacklevel=4,
         )
+        if old.groups is not None:
+            told += ", so its errors cannot be compared with those of the version on the old samples"
+        warnings.warn(f"{told}.", RecordingWarning, stacklevel=4)
     whole = [
         np.array([f"({word} {row})" for row in range(len(each.y))]) if each.groups is None else each.groups
         for word, each in parts.items()

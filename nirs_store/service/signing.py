@@ -13,7 +13,7 @@ import json
 import os
 import unicodedata
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -45,8 +45,9 @@ from nirs_store.records.named import (
     refuse_look_alike,
 )
 from nirs_store.records.notes import check_guard, note
-from nirs_store.service.corrections import active
+from nirs_store.service.corrections import active, next_number
 from nirs_store.service.log import user_name
+from nirs_store.service.statistics import plain_fields
 from nirs_store.values import as_text, from_json, one_of, with_zone
 
 # -- What a version is made of, as hashes: its chain, its artifacts, its domain.
@@ -100,11 +101,8 @@ def contents_of(con: Connection, chain_id: str) -> Contents | None:
     domain = domain_id(metadata)
     metadata.pop(DOMAIN, None)
     wanted = _named(chain)
-    rows = con.execute(
-        "SELECT artifact_id, content_hash FROM blobs WHERE artifact_id IN (SELECT unnest(?::VARCHAR[]))",
-        [wanted],
-    ).fetchall()
-    held = {str(row[0]): str(row[1]) for row in rows}
+    blobs = Table(con, "blobs").where(artifact_id=wanted)
+    held = {row["artifact_id"]: str(row["content_hash"]) for row in blobs}
     grid = chain["wavelengths"]
     described = {
         **{name: chain[name] for name in _HASHED_OF_CHAIN},
@@ -192,13 +190,7 @@ class SignatureCheck:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        return {
-            "calibration": self.calibration,
-            "ok": self.ok,
-            "valid": [each.to_dict() for each in self.valid],
-            "problems": [list(each) for each in self.problems],
-            "unchecked": list(self.unchecked),
-        }
+        return plain_fields(self, "ok")
 
     def __repr__(self) -> str:
         lines = [f"{each.meaning} by {each.signer}, {each.signed_at:%Y-%m-%d %H:%M}" for each in self.valid]
@@ -218,15 +210,10 @@ def _content(con: Connection, row: Mapping[str, Any]) -> tuple[str, Contents | N
     """Hash a version with its chain, artifacts and domain as they are now."""
     contents = contents_of(con, str(row["chain_id"]))
     # A version that came with an archive may have another number here than where it was signed.
-    metadata = dict(row["metadata"])
-    number = metadata.pop(ARCHIVED_NUMBER, row["version"])
-    created = row["created_at"]
+    metadata, created = dict(row["metadata"]), row["created_at"]
     described = {name: row[name] for name in _HASHED}
-    described |= {
-        "metadata": metadata,
-        "version": number,
-        "created_at": None if created is None else created.isoformat(),
-    }
+    described |= {"version": metadata.pop(ARCHIVED_NUMBER, row["version"]), "metadata": metadata}
+    described["created_at"] = None if created is None else created.isoformat()
     applied = active(con, row)
     if applied is not None:
         # It changes what is reported, so who signs a version signs its correction.
@@ -299,36 +286,24 @@ def sign(
             raise CalibrationInUse(
                 f"{label} cannot be signed: its chain {row['chain_id']} was deleted. Nothing was signed."
             )
-        said = con.execute(
-            "SELECT 1 FROM signatures WHERE version_id = $id AND signer = $signer AND meaning = $meaning AND "
-            "content_hash = $digest",
-            {"id": row["version_id"], "signer": by, "meaning": meaning, "digest": digest},
-        ).fetchall()
-        if said:
+        said = {"signer": by, "meaning": meaning, "content_hash": digest, "version_id": row["version_id"]}
+        if Table(con, "signatures").keys(**said):
             raise CalibrationInUse(
                 f"{by} has signed {label} with the meaning {meaning!r} already. Nothing was signed."
             )
         head = head_of(con)
-        signature: dict[str, Any] = {
+        signature: dict[str, Any] = said | {
             "signature_id": new_id(),
-            "version_id": row["version_id"],
-            "signer": by,
-            "meaning": meaning,
             "note": words,
-            "content_hash": digest,
             "audit_head": f"{head.number}:{head.entry_hash}",
             "signed_at": now_naive(),
             "key_id": None if secret is None else key_id(secret),
         }
-        message = _message(signature)
         if secret is not None:
-            signature["algorithm"] = _ALGORITHM
-            signature["signature"] = hmac.new(secret, message, hashlib.sha256).hexdigest()
+            signature |= {"algorithm": _ALGORITHM, "signature": _hmac(secret, signature)}
         Table(con, "signatures").insert([signature])
-        details = {
-            "name": row["name"], "version": row["version"], "signature_id": signature["signature_id"],
-            "signer": by, "meaning": meaning, "digest": _digest(signature),
-        }  # fmt: skip
+        details = {"name": row["name"], "version": row["version"], "digest": _digest(signature)}
+        details |= {name: signature[name] for name in ("signature_id", "signer", "meaning")}
         # Also where the trail is switched off: a signature counts by its entry.
         note(engine, "sign", "calibration", row["version_id"], details=details, con=con, always=True)
         return _signature(row, signature)
@@ -336,28 +311,28 @@ def sign(
     return engine.change(write)
 
 
+def _hmac(secret: bytes, signature: Mapping[str, Any]) -> str:
+    return hmac.new(secret, _message(signature), hashlib.sha256).hexdigest()
+
+
 def _digest(signature: Mapping[str, Any]) -> str:
     return hashlib.sha256(_message(signature) + str(signature.get("signature") or "").encode()).hexdigest()
 
 
 def _signature(version: Mapping[str, Any], row: Mapping[str, Any]) -> Signature:
-    names = ("signature_id", "signer", "meaning", "note", "content_hash", "audit_head", "key_id")
-    return Signature(
-        name=version["name"],
-        version=version["version"],
-        signed_at=with_zone(row["signed_at"]),
-        **{name: row[name] for name in names},
-    )
+    whole = {**row, "name": version["name"], "version": version["version"]}
+    values = {name: whole[name] for name in Signature.__dataclass_fields__}
+    return Signature(**values | {"signed_at": with_zone(row["signed_at"])})
 
 
 def _rows(con: Connection, version_id: str) -> list[dict[str, Any]]:
     return Table(con, "signatures").where("signature_id", version_id=version_id)
 
 
-def signatures_of(con: Connection, calibration: Any) -> list[Signature]:
+def signatures_of(con: Connection, calibration: Any) -> tuple[Signature, ...]:
     """List the signatures of a version, oldest first, as they are stored."""
     version = find_version(con, calibration)
-    return [_signature(version, row) for row in _rows(con, version["version_id"])]
+    return tuple(_signature(version, row) for row in _rows(con, version["version_id"]))
 
 
 # -- Verifying.
@@ -382,9 +357,7 @@ def verify(con: Connection, calibration: Any, keys: Sequence[bytes] = ()) -> Sig
             secret = secrets.get(row["key_id"])
             if secret is None:
                 unchecked.append(identifier)
-            elif not hmac.compare_digest(
-                hmac.new(secret, _message(row), hashlib.sha256).hexdigest(), str(row["signature"])
-            ):
+            elif not hmac.compare_digest(_hmac(secret, row), str(row["signature"])):
                 why = "its HMAC is not that of its key"
         if why is None:
             valid.append(_signature(version, row))
@@ -396,6 +369,7 @@ def verify(con: Connection, calibration: Any, keys: Sequence[bytes] = ()) -> Sig
 
 def _noted(con: Connection, version_id: str) -> dict[str, dict[str, Any]]:
     """Map signatures that the audit trail names for a version to the details of their entries."""
+    # As text: the hash of an entry is about the text of its details.
     names = column_names("audit_entries")
     rows = con.execute(
         f"SELECT {', '.join(names)} FROM audit_entries WHERE object_kind = 'calibration' AND object_id = ? AND "
@@ -438,13 +412,9 @@ def _wrong(
     number, _, head = str(row["audit_head"]).partition(":")
     if number.isdecimal() and int(number) + 1 != int(entry["number"]):
         return "its entry in the audit trail does not follow the one that it binds"
-    if number != "0" or head != GENESIS:
-        found = con.execute(
-            "SELECT 1 FROM audit_entries WHERE number = TRY_CAST(? AS BIGINT) AND entry_hash = ?",
-            [number, head],
-        ).fetchall()
-        if not found:
-            return "the audit trail does not hold the entry that it binds: the trail was cut or replaced"
+    held = "SELECT 1 FROM audit_entries WHERE number = TRY_CAST(? AS BIGINT) AND entry_hash = ?"
+    if (number, head) != ("0", GENESIS) and not con.execute(held, [number, head]).fetchall():
+        return "the audit trail does not hold the entry that it binds: the trail was cut or replaced"
     return None
 
 
@@ -452,14 +422,15 @@ def verify_whole(engine: Engine, calibration: Any, keys: Any = None) -> Signatur
     """Check the signatures of a version, the files of its artifacts, and the whole audit trail."""
     secrets = keys_of(keys)
 
-    def ask(con: Connection) -> tuple[SignatureCheck, list[str], list[str]]:
+    def ask(con: Connection) -> tuple[SignatureCheck, list[tuple[str, str]], list[str]]:
         version = find_version(con, calibration)
         found = verify(con, version["version_id"], secrets)
-        trail = [f"number {broken.number}: {broken.reason}" for broken in verify_chain(con)[1]]
+        broken = verify_chain(con)[1]
+        trail = [("audit trail", f"number {each.number}: {each.reason}") for each in broken]
         return found, trail, artifacts_of(con, version["chain_id"])
 
     found, trail, needed = engine.query(ask)
-    problems = [*found.problems, *(("audit trail", why) for why in trail)]
+    problems = [*found.problems, *trail]
     for artifact_id in needed:
         try:
             read_artifact(engine, artifact_id)
@@ -496,20 +467,18 @@ def set_rule(
         before = rules_of(con, known).get(wanted)
         if before == rule:
             return before
-        ((number,),) = con.execute(
-            "SELECT coalesce(max(number), 0) + 1 FROM calibration_rules WHERE name = ?", [known]
-        ).fetchall()
-        plain = None if rule is None else asdict(rule)
-        row = {"rule_id": new_id(), "name": known, "alias": wanted, "number": number, "set_by": by}
-        Table(con, "calibration_rules").insert([row | {"rule": plain, "set_at": now_naive()}])
-        details = {
-            "name": known,
-            "alias": wanted,
-            "rule": plain,
-            "before": None if before is None else asdict(before),
-        }
-        note(engine, "set_rule", "calibration", details=details | {"by": by}, con=con)
-        broken = _broken(con, known, wanted)
+        details = {"name": known, "alias": wanted, "rule": None if rule is None else asdict(rule)}
+        row = details | {"rule_id": new_id(), "set_by": by, "set_at": now_naive()}
+        row["number"] = next_number(con, "calibration_rules", name=known)
+        Table(con, "calibration_rules").insert([row])
+        details |= {"before": None if before is None else asdict(before), "by": by}
+        note(engine, "set_rule", "calibration", details=details, con=con)
+        number = aliases_of(con, known).get((known, wanted))
+        if number is not None:
+            try:
+                check_rule(con, find_version(con, f"{known}@v{number}"), wanted)
+            except CalibrationInUse:
+                broken = f"{known}@v{number}"
         return before
 
     found = engine.change(write)
@@ -521,19 +490,6 @@ def set_rule(
             stacklevel=3,
         )
     return found
-
-
-def _broken(con: Connection, name: str, alias: str) -> str:
-    """Return the version that an alias points to against its rule; an empty text where it does not."""
-    number = aliases_of(con, name).get((name, alias))
-    if number is None:
-        return ""
-    version = find_version(con, f"{name}@v{number}")
-    try:
-        check_rule(con, version, alias)
-    except CalibrationInUse:
-        return f"{name}@v{number}"
-    return ""
 
 
 def check_rule(con: Connection, version: Mapping[str, Any], alias: str) -> None:
@@ -584,12 +540,9 @@ def keep_rules(con: Connection, version: Mapping[str, Any], what: str, instead: 
 
 def keep_rules_of_chain(con: Connection, chain_id: str) -> None:
     """Refuse another domain of a chain, inside its transaction, where a rule no longer allows an alias."""
-    rows = con.execute(
-        "SELECT version_id FROM calibration_versions WHERE chain_id = ? ORDER BY version_id", [chain_id]
-    ).fetchall()
-    for (version_id,) in rows:
+    for version_id in sorted(Table(con, "calibration_versions").keys(chain_id=chain_id)):
         keep_rules(
-            con, find_version(con, str(version_id)), "given another domain",
+            con, find_version(con, version_id), "given another domain",
             "Take the rule off, add the domain, have the version signed again, and set the rule again: the audit trail "
             "records each step.",
         )  # fmt: skip
@@ -601,16 +554,11 @@ def _person(name: str) -> str:
 
 def keys_of(keys: Any) -> list[bytes]:
     """Return one key or several as bytes, to check signatures with."""
-    if keys is None:
-        return []
-    given = [keys] if isinstance(keys, (str, bytes, bytearray, os.PathLike)) else list(_iterable(keys))
-    found = [as_key(key, "Nothing was checked.") for key in given]
+    if keys is None or isinstance(keys, (str, bytes, bytearray, os.PathLike)):
+        keys = [keys]
+    if not isinstance(keys, (list, tuple, set, frozenset)):
+        raise InvalidInput(
+            f"keys: expected a key or a list of keys, found {type(keys).__name__}. Nothing was checked."
+        )
+    found = [as_key(key, "Nothing was checked.") for key in keys]
     return [key for key in found if key is not None]
-
-
-def _iterable(keys: Any) -> Iterable[Any]:
-    if isinstance(keys, (list, tuple, set, frozenset)):
-        return keys
-    raise InvalidInput(
-        f"keys: expected a key or a list of keys, found {type(keys).__name__}. Nothing was checked."
-    )

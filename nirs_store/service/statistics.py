@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -165,20 +165,8 @@ class Agreement:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; what is not defined is None."""
-        plain = {
-            name: None if isinstance(value, float) and math.isnan(value) else value
-            for name, value in asdict(self).items()
-        }
-        base = self.baseline
-        return {
-            **plain,
-            "baseline": None if base is None else base._asdict(),
-            "sign": SIGN,
-            "bias_significant": self.bias_significant,
-            "sep_exceeds": self.sep_exceeds,
-            "slope_significant": self.slope_significant,
-            "advice": self.advice,
-        }
+        tests = ("bias_significant", "sep_exceeds", "slope_significant", "advice")
+        return plain_fields(self, *tests) | {"sign": SIGN}
 
 
 def agreement(
@@ -450,6 +438,23 @@ def paired(reference: Any, first: Any, second: Any, *, alpha: float = 0.05) -> d
 
 
 # -- Values and distributions.
+
+
+def plain_fields(value: Any, *properties: str) -> dict[str, Any]:
+    """Return the fields of a data class, and some of its properties, as plain data; NaN is None."""
+    names = (*value.__dataclass_fields__, *properties)
+    return {name: _plain(getattr(value, name)) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, pl.DataFrame):
+        return value.to_dicts()
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    for method in ("to_dict", "_asdict"):
+        if hasattr(value, method):
+            return getattr(value, method)()
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _values(given: Any, name: str) -> Floats:

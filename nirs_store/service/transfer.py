@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,9 @@ from nirs_store.chains.folds import REFIT
 from nirs_store.chains.plan import COLUMNS
 from nirs_store.chains.steps import SPLITTER
 from nirs_store.display import block, field_table
-from nirs_store.domain import DOMAIN, DOMAIN_CLASS, Domain
+from nirs_store.domain import DOMAIN, DOMAIN_CLASS
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
+from nirs_store.ids import content_hash
 from nirs_store.scores import regression_scores
 from nirs_store.service.replaying import use_of, warn_uncorrected
 from nirs_store.service.samples import Samples, as_samples
@@ -43,14 +45,10 @@ class Transferred:
     rmsep_after: float | None
 
     def __repr__(self) -> str:
-        if self.rmsep_after is None:
-            return f"<chain {self.chain_id}, transferred from {self.transferred_from}; not compared>"
-        if self.rmsep_before is None:
-            return f"<chain {self.chain_id}, transferred from {self.transferred_from}: RMSEP {self.rmsep_after:.4g}>"
-        return (
-            f"<chain {self.chain_id}, transferred from {self.transferred_from}: RMSEP {self.rmsep_before:.4g} -> "
-            f"{self.rmsep_after:.4g}, n = {self.n}>"
-        )
+        told = "; not compared" if self.rmsep_after is None else f": RMSEP {self.rmsep_after:.4g}"
+        if self.rmsep_before is not None:
+            told = f": RMSEP {self.rmsep_before:.4g} -> {self.rmsep_after:.4g}, n = {self.n}"
+        return f"<chain {self.chain_id}, transferred from {self.transferred_from}{told}>"
 
     def _repr_html_(self) -> str:
         facts = {
@@ -109,7 +107,7 @@ def derive_chain(
     if transfer_samples is not None:
         samples = as_samples(store, transfer_samples, metadata.get("target"), "transfer_samples")
     _try(store, chain, before, samples)
-    domain = _without_interval(store.domain(chain["chain_id"]))
+    domain = copy.copy(store.domain(chain["chain_id"]))
     kind = f"{type(before).__module__}.{type(before).__qualname__}"
     title = name or f"{type(before).__name__} > {metadata.get('preprocessing_chain') or chain['model_class']}"
     with store.run(f"transfer: {title}") as run, run.pipeline(title, dataset_name="transfer") as pipeline:
@@ -128,17 +126,17 @@ def derive_chain(
             }
             grid = wavelengths
         if domain is not None:
+            domain.facts = {**domain.facts, "refused": NO_INTERVAL}
             carried[DOMAIN] = store.save_artifact(
-                domain, DOMAIN_CLASS, "domain", "bytes", pipeline_id=pipeline.pipeline_id
+                domain.to_bytes(), DOMAIN_CLASS, "domain", "bytes", pipeline_id=pipeline.pipeline_id
             )
         if samples is not None:
-            told |= {"n": len(samples.y), "data_hash": _hash(samples)}
-        new_id = store.save_chain(
-            pipeline.pipeline_id,
-            **made,
-            wavelengths=grid,
-            metadata={**carried, "transferred_from": told},
-        )
+            told |= {
+                "n": len(samples.y),
+                "data_hash": content_hash(np.ascontiguousarray(samples.X), samples.y),
+            }
+        carried["transferred_from"] = told
+        new_id = store.save_chain(pipeline.pipeline_id, **made, wavelengths=grid, metadata=carried)
         scores: dict[str, float] = {}
         if samples is not None:
             scores = _record(store, pipeline, new_id, chain, metadata, samples)
@@ -151,26 +149,12 @@ def derive_chain(
     )  # fmt: skip
 
 
-def _without_interval(domain: Domain | None) -> bytes | None:
-    """Return the domain of the transferred chain: errors on one instrument do not tell those on another."""
-    if domain is None:
-        return None
-    return Domain(
-        {**domain.facts, "refused": NO_INTERVAL}, domain.spaces, domain.distances, domain.medians, domain.errors,
-        domain.leverages, domain.y_range,
-    ).to_bytes()  # fmt: skip
-
-
 def _try(store: Any, chain: Mapping[str, Any], before: Any, samples: Samples | None) -> None:
     """Refuse an adapter whose spectra the chain cannot take, before anything is recorded."""
-    X = (
-        samples.X[:1]
-        if samples is not None
-        else np.zeros((1, int(getattr(before, "n_features_in_", 0) or 1)))
-    )
-    width = (chain.get("metadata") or {}).get("n_features")
     if samples is None and not hasattr(before, "n_features_in_"):
         return
+    X = np.zeros((1, int(before.n_features_in_ or 1))) if samples is None else samples.X[:1]
+    width = (chain.get("metadata") or {}).get("n_features")
     try:
         out = np.asarray(before.transform(X))
     except Exception as error:
@@ -192,31 +176,20 @@ def _prepended(chain: Mapping[str, Any], artifact_id: str, kind: str, before: An
     for step in steps[place:]:
         step["step_idx"] = int(step["step_idx"]) + 1
     params = before.get_params(deep=False) if hasattr(before, "get_params") else {}
-    plain = {
-        name: value
-        for name, value in params.items()
-        if isinstance(value, (int, float, str, bool, type(None)))
-    }
+    plain = {name: value for name, value in params.items() if isinstance(value, int | float | str | None)}
     adapter = {
         "step_idx": first, "operator_class": kind, "operator_type": "transform", "params": plain, "stateless": False,
         "artifact_id": artifact_id,
     }  # fmt: skip
-    shared = {
-        str(int(key) + (int(key) >= first)): value
-        for key, value in (chain.get("shared_artifacts") or {}).items()
-    }
+    held = chain.get("shared_artifacts") or {}
+    shared = {str(int(key) + (int(key) >= first)): value for key, value in held.items()}
     name = type(before).__name__
-    return {
+    same = ("model_class", "fold_strategy", "fold_artifacts", "branch_path", "source_index", "fold_weights")
+    return {each: chain.get(each) for each in same} | {
         "steps": [*steps[:place], adapter, *steps[place:]],
         "model_step_idx": int(chain["model_step_idx"]) + 1,
-        "model_class": chain["model_class"],
         "preprocessings": f"{name} > {chain['preprocessings']}" if chain["preprocessings"] else name,
-        "fold_strategy": chain["fold_strategy"],
-        "fold_artifacts": chain["fold_artifacts"],
         "shared_artifacts": {**shared, str(first): artifact_id},
-        "branch_path": chain.get("branch_path"),
-        "source_index": chain.get("source_index"),
-        "fold_weights": chain.get("fold_weights"),
     }
 
 
@@ -245,9 +218,3 @@ def _record(
     store.save_prediction_arrays(prediction_id, samples.y, after, sample_indices=names)
     pipeline.complete(best_test=scores["rmsep_after"], metric="rmse")
     return scores
-
-
-def _hash(samples: Samples) -> str:
-    from nirs_store.ids import content_hash
-
-    return content_hash(np.ascontiguousarray(samples.X), samples.y)

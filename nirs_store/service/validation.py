@@ -63,7 +63,7 @@ def collect(store: Any, calibration: Any, *, keys: Any = None, figures: bool = T
     parts = [
         _identity(about),
         _scope(about),
-        _facts(about, "Reference method"),
+        Part("Reference method", tuple(_said(about, "Reference method"))),
         _spectra(about),
         _samples(about),
         _recipe(about),
@@ -100,13 +100,7 @@ def _said(about: _About, title: str) -> Iterator[Item]:
     for key, (part, label) in FACTS.items():
         if part == title:
             value = about.version.metadata.get(key)
-            yield Item(
-                label, None if value in (None, "") else value, f'metadata={{"{key}": ...}} of register'
-            )
-
-
-def _facts(about: _About, title: str) -> Part:
-    return Part(title, tuple(_said(about, title)))
+            yield Item(label, None if value == "" else value, f'metadata={{"{key}": ...}} of register')
 
 
 def _identity(about: _About) -> Part:
@@ -143,15 +137,13 @@ def _identity(about: _About) -> Part:
 
 def _scope(about: _About) -> Part:
     scope = about.version.scope
-    words = {
-        "matrix": "matrix",
-        "range": "range of values",
-        "instruments": "instruments",
-        "wavelengths": "wavelengths",
-    }
     items = [
-        Item(label, plain(scope.get(key)), f'scope={{"{key}": ...}} of register')
-        for key, label in words.items()
+        Item(
+            "range of values" if key == "range" else key,
+            plain(scope.get(key)),
+            f'scope={{"{key}": ...}} of register',
+        )
+        for key in ("matrix", "range", "instruments", "wavelengths")
     ]
     if scope.get("note"):
         items.append(Item("note", scope["note"]))
@@ -159,16 +151,12 @@ def _scope(about: _About) -> Part:
 
 
 def _spectra(about: _About) -> Part:
-    grid = (about.chain or {}).get("wavelengths")
-    unit = str(about.metadata.get("wavelength_unit") or "")
-    words = (
-        None
-        if grid is None
-        else f"{counted(len(grid), 'channel')}, {grid[0]:g} to {grid[-1]:g} {unit}".strip()
-    )
-    items = list(_said(about, "Instrument and spectra"))
-    items.append(Item("wavelengths of the calibration", words, "wavelengths= when recording"))
-    return Part("Instrument and spectra", tuple(items))
+    grid, words = (about.chain or {}).get("wavelengths"), None
+    if grid is not None:
+        unit = str(about.metadata.get("wavelength_unit") or "")
+        words = f"{counted(len(grid), 'channel')}, {grid[0]:g} to {grid[-1]:g} {unit}".strip()
+    item = Item("wavelengths of the calibration", words, "wavelengths= when recording")
+    return Part("Instrument and spectra", (*_said(about, "Instrument and spectra"), item))
 
 
 def _samples(about: _About) -> Part:
@@ -229,11 +217,9 @@ def _recipe(about: _About) -> Part:
     captured = dict(run.get("environment") or {})
     commit = captured.pop("git-commit", None)
     packages = ", ".join(f"{name} {value}" for name, value in captured.items() if isinstance(value, str))
+    called = [str(each["name"]) for each in (run, pipeline) if each.get("name")]
     items = (
-        Item(
-            "run and pipeline",
-            " / ".join(str(x) for x in (run.get("name"), pipeline.get("name")) if x) or None,
-        ),
+        Item("run and pipeline", " / ".join(called) or None),
         Item("recorded", chain["created_at"]),
         Item("software", packages or None, "record with this library, or capture_environment"),
         Item("commit of the code", commit, "record from a git checkout"),
@@ -263,12 +249,8 @@ def _merits(about: _About) -> Part:
             Item("SECV", _first(figures, "secv"), "cross-validate with record_cross_validation"),
         ]  # fmt: skip
     items += _said(about, "Figures of merit")
-    return Part(
-        "Figures of merit",
-        tuple(items),
-        tuple(tables),
-        ("Signs: predicted - reference. ISO 12099 uses the opposite.",),
-    )
+    signs = "Signs: predicted - reference. ISO 12099 uses the opposite."
+    return Part("Figures of merit", tuple(items), tuple(tables), (signs,))
 
 
 def _pair(first: float | None, second: float | None) -> str | None:
@@ -316,9 +298,8 @@ def _review(about: _About) -> Part:
         return Part("Checks", (Item("coded checks", None, str(error)),))
     rows = tuple((f.code, f.severity, f.title, f.message) for f in found.findings)
     items = (Item("coded checks", ", ".join(found.checked) or None), Item("findings", len(found.findings)))
-    return Part(
-        "Checks", items, (Table("Findings", ("code", "severity", "check", "found"), rows),) if rows else ()
-    )
+    table = Table("Findings", ("code", "severity", "check", "found"), rows)
+    return Part("Checks", items, (table,) if rows else ())
 
 
 def _changes(about: _About) -> Part:
@@ -329,18 +310,11 @@ def _changes(about: _About) -> Part:
     if before is None:
         return Part("Changes since the last version", tables=updated, notes=("There is no earlier version.",))
     last = about.store.calibrations.get(f"{version.name}@v{before}")
-    names = sorted({*last.figures, *version.figures} - {"targets"})
-    rows = [
-        (name, last.figures.get(name), version.figures.get(name))
-        for name in names
-        if last.figures.get(name) != version.figures.get(name)
-    ]
-    rows += [
-        (f"scope: {key}", plain(last.scope.get(key)), plain(version.scope.get(key)))
-        for key in sorted({*last.scope, *version.scope})
-        if last.scope.get(key) != version.scope.get(key)
-    ]
     head = ("", last.label, version.label)
+    rows = [(name, *pair) for name, pair in _differing(last.figures, version.figures) if name != "targets"]
+    rows += [
+        (f"scope: {key}", plain(old), plain(new)) for key, (old, new) in _differing(last.scope, version.scope)
+    ]
     tables = [*updated, Table("Figures and scope", head, tuple(rows))]
     notes = []
     if last.chain_id == version.chain_id:
@@ -357,9 +331,13 @@ def _changes(about: _About) -> Part:
             notes.append(f"Out-of-fold errors were not compared: {error}")
     else:
         notes.append("A chain was deleted, so recipes cannot be compared.")
-    return Part(
-        "Changes since the last version", (Item("last version", last.label),), tuple(tables), tuple(notes)
-    )
+    item = Item("last version", last.label)
+    return Part("Changes since the last version", (item,), tuple(tables), tuple(notes))
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, tuple[Any, Any]]]:
+    pairs = [(name, (old.get(name), new.get(name))) for name in sorted({*old, *new})]
+    return [(name, pair) for name, pair in pairs if pair[0] != pair[1]]
 
 
 def _updated(version: CalibrationVersion) -> tuple[Table, ...]:
@@ -389,18 +367,14 @@ def _service(about: _About) -> Part:
         "AND role = 'reported'",
         [version.name, version.version, version.chain_id],
     ).item()
+    columns = ("number", "version", "slope", "bias", "reason", "author", "from", "until")
     tables = (
         Table("Moves of aliases", ("when", "alias", "from", "to", "by", "reason"), moves),
         Table("Rules", ("alias", "demands"), rules),
-        Table(
-            "Slope and bias corrections",
-            ("number", "version", "slope", "bias", "reason", "author", "from", "until"),
-            corrections,
-        ),
+        Table("Slope and bias corrections", columns, corrections),
     )
-    return Part(
-        "In service", (Item("logged predictions of this version", count),), tuple(t for t in tables if t.rows)
-    )
+    item = Item("logged predictions of this version", count)
+    return Part("In service", (item,), tuple(each for each in tables if each.rows))
 
 
 def _number(version: int | None) -> str:
@@ -414,31 +388,20 @@ def _signatures(about: _About, keys: Any) -> Part:
          "valid, key not given" if s.signature_id in found.unchecked else "valid")
         for s in found.valid
     )  # fmt: skip
-    said = {each.meaning for each in found.valid}
-    items = [
-        Item(
-            meaning,
-            ", ".join(s.signer for s in found.valid if s.meaning == meaning) or None,
-            "calibrations.sign",
-        )
-        for meaning in ("authorship", "review", "approval")
-    ]
-    if "responsibility" in said:
-        items.append(
-            Item("responsibility", ", ".join(s.signer for s in found.valid if s.meaning == "responsibility"))
-        )
+    items = []
+    for meaning in ("authorship", "review", "approval", "responsibility"):
+        signers = ", ".join(each.signer for each in found.valid if each.meaning == meaning)
+        if signers or meaning != "responsibility":
+            items.append(Item(meaning, signers or None, "calibrations.sign"))
     tables = []
     if rows:
         tables.append(Table("Signatures", ("meaning", "signer", "time", "key", "note", "state"), rows))
     if found.problems:
         tables.append(Table("Not valid", ("what", "why"), found.problems))
     head = about.store.audit.head()
-    return Part(
-        "Signatures",
-        (*items, Item("end of the audit trail", f"{head.number}:{head.entry_hash}")),
-        tuple(tables),
-        (f"Written with nirs_store {environment().get('nirs-store', '')}.",),
-    )
+    items.append(Item("end of the audit trail", f"{head.number}:{head.entry_hash}"))
+    written = f"Written with nirs_store {environment().get('nirs-store', '')}."
+    return Part("Signatures", tuple(items), tuple(tables), (written,))
 
 
 def _drawn(about: _About) -> Part:

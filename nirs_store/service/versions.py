@@ -44,9 +44,10 @@ from nirs_store.records.ranking import (
     predictions_of_chain,
 )
 from nirs_store.scores import classification_scores, is_classification
-from nirs_store.service.corrections import refuse_several, take_over
+from nirs_store.service.corrections import next_number, refuse_several, take_over
 from nirs_store.service.log import user_name
 from nirs_store.service.signing import check_rule, contents_of
+from nirs_store.service.statistics import agreement
 from nirs_store.values import as_text, from_json, with_zone
 
 # -- Figures of merit of a chain, as they are kept with a version of a calibration.
@@ -104,7 +105,8 @@ def figures_of(con: Connection, chain: Mapping[str, Any]) -> dict[str, Any]:
                 found[f"n_{name}"] = len(pair[0])
         return found
     names = targets_of(chain)
-    width = max((_columns(pair) for pair in (fitted, out_of_fold, tested) if pair is not None), default=1)
+    shapes = [pair[0].shape[1:] or (1,) for pair in (fitted, out_of_fold, tested) if pair is not None]
+    width = max((int(shape[0]) for shape in shapes), default=1)
     labels = [str(name or f"target {place}") for place, name in enumerate(names, 1)]
     if len(labels) != width:
         labels = [f"target {place}" for place in range(1, width + 1)]
@@ -134,35 +136,27 @@ def _of_target(
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if fitted is not None:
-        y, errors = fitted[0], fitted[1] - fitted[0]
-        free = len(y) - 1 - (p or 0)
-        found["rmsec"] = _rmse(errors)
+        fit = agreement(*fitted)
+        free = fit.n - 1 - (p or 0)
+        found["rmsec"] = _plain(fit.rmsep)
         # Without a number of latent variables the degrees of freedom that a fit has used up are not known.
-        found["sec"] = math.sqrt(float(errors @ errors) / free) if p is not None and free > 0 else None
+        found["sec"] = _plain(fit.rmsep * math.sqrt(fit.n / free)) if p is not None and free > 0 else None
+    # The bias of `agreement` is reference - predicted; 0 is subtracted from, so that there is no -0.
     if out_of_fold is not None:
-        y, errors = out_of_fold[0], out_of_fold[1] - out_of_fold[0]
-        spread = float(((y - y.mean()) ** 2).sum())
-        found |= {"rmsecv": _rmse(errors), "secv": _sd(errors), "bias_cv": _plain(errors.mean())}
-        found["r2_cv"] = _plain(1 - float(errors @ errors) / spread) if spread > 0 else None
+        folds, spread = agreement(*out_of_fold), float(out_of_fold[0].var())
+        found |= {"rmsecv": _plain(folds.rmsep), "secv": _plain(folds.sep), "bias_cv": _plain(0 - folds.bias)}
+        found["r2_cv"] = _plain(1 - folds.rmsep**2 / spread) if spread > 0 else None
     if tested is not None:
-        errors = tested[1] - tested[0]
-        found |= {"rmsep": _rmse(errors), "sep": _sd(errors), "bias": _plain(errors.mean())}
-        found["n_test"] = len(errors)
-        found |= _line(*tested)
+        test = agreement(*tested)
+        found |= {"rmsep": _plain(test.rmsep), "sep": _plain(test.sep), "bias": _plain(0 - test.bias)}
+        found["n_test"] = test.n
+        if math.isfinite(test.slope):
+            found |= {"slope": _plain(test.slope), "intercept": _plain(test.intercept)}
     known = fitted or out_of_fold
     if known is not None:
-        found |= {"range": [_plain(known[0].min()), _plain(known[0].max())], "sd": _sd(known[0])}
+        y = known[0]
+        found |= {"range": [_plain(y.min()), _plain(y.max())], "sd": _plain(y.std(ddof=1))}
     return found
-
-
-def _line(y: Floats, predicted: Floats) -> dict[str, Any]:
-    """Fit reference values on predicted ones, as ISO 12099 does."""
-    centred = predicted - predicted.mean()
-    spread = float(centred @ centred)
-    if len(y) < 3 or spread == 0:
-        return {}
-    slope = float(centred @ (y - y.mean())) / spread
-    return {"slope": _plain(slope), "intercept": _plain(y.mean() - slope * predicted.mean())}
 
 
 def _pooled(
@@ -182,10 +176,6 @@ def _pooled(
     return np.concatenate([y for y, _ in whole]), np.concatenate([z for _, z in whole])
 
 
-def _columns(pair: Pair) -> int:
-    return int(pair[0].shape[1]) if pair[0].ndim > 1 else 1
-
-
 def _column(pair: Pair | None, place: int) -> tuple[Floats, Floats] | None:
     if pair is None:
         return None
@@ -201,14 +191,6 @@ def _count(metadata: Mapping[str, Any], fitted: Pair | None, out_of_fold: Pair |
     if isinstance(counted, int):
         return counted
     return None if out_of_fold is None else len(out_of_fold[0])
-
-
-def _rmse(errors: Floats) -> float | None:
-    return _plain(math.sqrt(float(errors @ errors) / len(errors)))
-
-
-def _sd(values: Floats) -> float | None:
-    return _plain(values.std(ddof=1)) if len(values) > 1 else None
 
 
 def _plain(value: Any) -> float | None:
@@ -336,23 +318,14 @@ def register(
         raise InvalidInput(
             f"metadata: the key {reserved!r} is kept by the store itself. Nothing was registered."
         )
-    check_guard(
-        engine,
-        {
-            "name": known,
-            "scope": row["scope"],
-            "note": note_text,
-            "author": author,
-            "metadata": facts,
-        },
-    )
+    said = {"name": known, "scope": row["scope"], "note": note_text, "author": author, "metadata": facts}
+    check_guard(engine, said)
 
     def look(con: Connection) -> tuple[dict[str, Any], Any]:
         chain = _chain(con, row["chain_id"])
         figures = figures_of(con, chain)
         check_targets(row["scope"], names_in_predictions(chain, figures))
-        recorded = (chain["metadata"] or {}).get("dataset_version_id")
-        return figures, recorded
+        return figures, (chain["metadata"] or {}).get("dataset_version_id")
 
     row["figures"], recorded = engine.query(look)
     if correction_id is not None:
@@ -366,7 +339,9 @@ def register(
         contents = contents_of(con, row["chain_id"])
         if contents is None:
             raise UnknownId("chain", row["chain_id"], "Nothing was registered.")
-        row["version"] = _next_number(con, known)
+        newest = Table(con, "calibration_versions").where("version DESC", 1, name=known)
+        numbers = [*newest, *Table(con, "calibration_retired").where(name=known)]
+        row["version"] = max((int(each["version"]) for each in numbers), default=0) + 1
         if correction_id is not None:
             row["correction_id"] = take_over(con, row["correction_id"], known, row["version"], row["author"])
         row["content_hash"] = contents.digest
@@ -388,10 +363,8 @@ def _chain(con: Connection, chain_id: str) -> dict[str, Any]:
     chain = queries.get_chain(con, chain_id)
     if chain is None:
         raise UnknownId("chain", chain_id, "Nothing was registered.")
-    rows = con.execute(
-        "SELECT status FROM pipelines WHERE pipeline_id = ?", [chain["pipeline_id"]]
-    ).fetchall()
-    status = str(rows[0][0]) if rows else "missing"
+    rows = Table(con, "pipelines").where(pipeline_id=chain["pipeline_id"])
+    status = rows[0]["status"] if rows else "missing"
     if status != "completed":
         # What a pipeline recorded goes when it fails.
         raise InvalidInput(
@@ -399,15 +372,6 @@ def _chain(con: Connection, chain_id: str) -> dict[str, Any]:
             "Nothing was registered. Complete the pipeline first."
         )
     return chain
-
-
-def _next_number(con: Connection, name: str) -> int:
-    ((newest,),) = con.execute(
-        "SELECT greatest((SELECT coalesce(max(version), 0) FROM calibration_versions WHERE name = $name), "
-        "(SELECT coalesce(max(version), 0) FROM calibration_retired WHERE name = $name))",
-        {"name": name},
-    ).fetchall()
-    return int(newest) + 1
 
 
 # -- Reading.
@@ -435,11 +399,8 @@ def list_names(con: Connection) -> pl.DataFrame:
         "target, arg_max(v.chain_id, v.version) AS chain_id, max(v.created_at) AS created_at FROM "
         "calibration_versions v LEFT JOIN chains c USING (chain_id) GROUP BY v.name ORDER BY v.name",
     )
-    words: dict[str, list[str]] = {}
-    for (name, alias), version in aliases_of(con).items():
-        words.setdefault(name, []).append(f"{alias}=v{version}")
-    pointing = [", ".join(words.get(name, ())) for name in found["name"]]
-    return found.insert_column(3, pl.Series("aliases", pointing, dtype=pl.String))
+    pointing = [(name, f"{alias}=v{version}") for (name, alias), version in aliases_of(con).items()]
+    return _with_aliases(found, 3, "name", pointing)
 
 
 def list_versions(con: Connection, name: str) -> pl.DataFrame:
@@ -453,11 +414,16 @@ def list_versions(con: Connection, name: str) -> pl.DataFrame:
         "LEFT JOIN chains c ON c.chain_id = v.chain_id WHERE v.name = $name ORDER BY v.version DESC",
         {"name": known},
     )
-    words: dict[int, list[str]] = {}
-    for (_, alias), version in aliases_of(con, known).items():
-        words.setdefault(version, []).append(alias)
-    pointing = [", ".join(words.get(version, ())) for version in found["version"]]
-    return found.insert_column(1, pl.Series("aliases", pointing, dtype=pl.String))
+    pointing = [(version, alias) for (_, alias), version in aliases_of(con, known).items()]
+    return _with_aliases(found, 1, "version", pointing)
+
+
+def _with_aliases(
+    found: pl.DataFrame, place: int, by: str, pointing: Sequence[tuple[Any, str]]
+) -> pl.DataFrame:
+    """Add the column of aliases, each told with the name or the number of the row that it belongs to."""
+    told = [", ".join(words for key, words in pointing if key == each) for each in found[by]]
+    return found.insert_column(place, pl.Series("aliases", told, dtype=pl.String))
 
 
 # -- Aliases.
@@ -524,9 +490,7 @@ def _move(
     if before == version:
         return
     refuse_look_alike(known_aliases(con, name), alias, "alias")
-    ((number,),) = con.execute(
-        "SELECT coalesce(max(number), 0) + 1 FROM calibration_aliases WHERE name = ?", [name]
-    ).fetchall()
+    number = next_number(con, "calibration_aliases", name=name)
     about = find_version(con, f"{name}@v{before if version is None else version}")
     if version is not None:
         if not con.execute("SELECT 1 FROM chains WHERE chain_id = ?", [about["chain_id"]]).fetchall():
@@ -540,26 +504,17 @@ def _move(
         "previous": before, "set_by": by, "reason": why, "set_at": now_naive(),
     }  # fmt: skip
     Table(con, "calibration_aliases").insert([row])
-    details = {"name": name, "alias": alias, "version": version, "previous": before, "by": by, "reason": why}
+    details = {name: row[name] for name in ("name", "alias", "version", "previous", "reason")} | {"by": by}
     operation = "remove_alias" if version is None else "set_alias"
     note(engine, operation, "calibration", about["version_id"], details=details, con=con)
 
 
-def alias_table(con: Connection, name: str | None) -> dict[str, int]:
-    """Map the present aliases of a name to version numbers."""
-    known = known_name(con, name)
-    return {alias: version for (_, alias), version in aliases_of(con, known).items()}
-
-
-def alias_history(con: Connection, name: str, alias: str | None) -> list[AliasChange]:
+def alias_history(con: Connection, name: str, alias: str | None) -> tuple[AliasChange, ...]:
     """List the changes of the aliases of a name, oldest first."""
-    known = known_name(con, name)
-    rows = con.execute(
-        "SELECT name, alias, version, previous, set_by, reason, set_at FROM calibration_aliases WHERE name = $name "
-        "AND ($alias::VARCHAR IS NULL OR alias = $alias) ORDER BY number",
-        {"name": known, "alias": None if alias is None else as_text(alias, "alias")},
-    ).fetchall()
-    return [AliasChange(a, b, c, d, e, f, with_zone(g)) for a, b, c, d, e, f, g in rows]
+    wanted = {"name": known_name(con, name)} | ({} if alias is None else {"alias": as_text(alias, "alias")})
+    rows = Table(con, "calibration_aliases").where("number", **wanted)
+    columns = ("name", "alias", "version", "previous", "set_by", "reason")
+    return tuple(AliasChange(*(row[name] for name in columns), with_zone(row["set_at"])) for row in rows)
 
 
 # -- Deleting.
@@ -583,10 +538,8 @@ def delete(engine: Engine, given: Any, *, reason: str | None = None, now: bool =
 
     def write(con: Connection) -> CalibrationVersion:
         found = plan_delete(con, given)
-        signed = con.execute(
-            "SELECT signer, meaning FROM signatures WHERE version_id = ? ORDER BY signature_id",
-            [found.version_id],
-        ).fetchall()
+        rows = Table(con, "signatures").where("signature_id", version_id=found.version_id)
+        signed = [[row["signer"], row["meaning"]] for row in rows]
         if signed and not why:
             by = ", ".join(f"{meaning} by {signer}" for signer, meaning in signed)
             raise CalibrationInUse(
@@ -598,7 +551,7 @@ def delete(engine: Engine, given: Any, *, reason: str | None = None, now: bool =
             for table in ("signatures", "calibration_versions"):
                 take(con, table, "version_id = $id", {"id": found.version_id})
         Table(con, "calibration_retired").raise_number(found.name, found.version)
-        details = found.to_dict() | {"reason": why, "signatures": [list(row) for row in signed]}
+        details = found.to_dict() | {"reason": why, "signatures": signed}
         note(engine, "delete_calibration", "calibration", found.version_id, details=details, con=con)
         return found
 

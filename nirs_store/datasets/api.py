@@ -14,8 +14,18 @@ from nirs_store.audit.trail import attempting
 from nirs_store.blobs.cache import ByteLRU
 from nirs_store.blobs.durable import write_file
 from nirs_store.datasets import rows as table
-from nirs_store.datasets import usage
-from nirs_store.datasets.compare import askable, channel_columns, chosen, difference, listing
+from nirs_store.datasets.compare import (
+    ROLES,
+    askable,
+    chains_frame,
+    channel_columns,
+    chosen,
+    common_spectra,
+    difference,
+    listing,
+    sought_rows,
+    warn_of_arrays,
+)
 from nirs_store.datasets.given import take
 from nirs_store.datasets.reader import Reader
 from nirs_store.datasets.samples import Samples
@@ -390,15 +400,15 @@ class Datasets:
         if dataset is not None:
             whole = self.version(dataset)
             every = {whole.dataset_version_id: (whole, np.arange(whole.n_samples))}
-            return usage.chains_frame(chains, every, only=True)
-        usage.warn_of_arrays(count - sum(chain["fitted_id"] is not None for chain in chains))
-        ids = {chain[f"{prefix}_id"] for chain in chains for prefix in usage.ROLES.values()} - {None}
+            return chains_frame(chains, every, only=True)
+        warn_of_arrays(count - sum(chain["fitted_id"] is not None for chain in chains))
+        ids = {chain[f"{prefix}_id"] for chain in chains for prefix in ROLES.values()} - {None}
         rows = self._engine.query(lambda con: Table(con, "dataset_versions").where(dataset_version_id=ids))
         versions = {}
         for row in rows:
-            sought = usage.sought_rows(self._reader.samples_of(row), sample, spectra)
+            sought = sought_rows(self._reader.samples_of(row), sample, spectra)
             versions[row["dataset_version_id"]] = (DatasetVersion.of(row), sought)
-        return usage.chains_frame(chains, versions)
+        return chains_frame(chains, versions)
 
     @whole_ids
     def of_chain(self, chain_id: str, role: str = "calibration") -> Spectra:
@@ -419,7 +429,7 @@ class Datasets:
         BlobMissing, BlobCorrupt
         """
         chain = self._chain(chain_id)
-        one_of("role", role, usage.ROLES, "")
+        one_of("role", role, ROLES, "")
         prefix = "dataset" if role == "calibration" else "dataset_test"
         metadata = chain["metadata"] or {}
         version_id = metadata.get(f"{prefix}_version_id")
@@ -455,7 +465,7 @@ class Datasets:
         ------
         UnknownDataset, InvalidInput, BlobMissing, BlobCorrupt
         """
-        return usage.in_common(
+        return common_spectra(
             *(self._reader.samples_of(self._reader.row(each)) for each in (reference, other))
         )
 

@@ -1,8 +1,10 @@
-"""Choose samples of a version, and compare two versions."""
+"""Choose samples of a version, compare two versions, and find the chains that have seen a sample."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,9 @@ from nirs_store.datasets import rows as table
 from nirs_store.datasets.given import rows_of
 from nirs_store.datasets.samples import GROUP, HASH, ID, Samples, identity, label, labels_of
 from nirs_store.datasets.version import DatasetDiff, DatasetVersion
-from nirs_store.errors import InvalidInput, quoted
+from nirs_store.display import counted
+from nirs_store.errors import InvalidInput, RecordingWarning, quoted
+from nirs_store.ids import spectrum_hashes
 from nirs_store.lazy import polars as pl
 from nirs_store.reading import Spectra
 from nirs_store.values import as_array, as_text
@@ -80,20 +84,15 @@ def channel_columns(spectra: Spectra, taken: Sequence[str]) -> list[str]:
 
 def listing(rows: Sequence[table.Row]) -> pl.DataFrame:
     """Make the table of some versions."""
-    versions = [DatasetVersion.of(row) for row in rows]
     schema: dict[str, Any] = {
-        "name": pl.String, "version": pl.Int64, "kind": pl.String, "samples": pl.Int64, "channels": pl.Int64,
-        "dtype": pl.String, "unit": pl.String, "labels": pl.List(pl.String), "bytes": pl.Int64, "note": pl.String,
-        "created_at": pl.Datetime("us", "UTC"), "dataset_version_id": pl.String,
+        "name": pl.String, "version": pl.Int64, "kind": pl.String, "n_samples": pl.Int64, "n_channels": pl.Int64,
+        "dtype": pl.String, "unit": pl.String, "labels": pl.List(pl.String), "size_bytes": pl.Int64,
+        "note": pl.String, "created_at": pl.Datetime("us"), "dataset_version_id": pl.String,
     }  # fmt: skip
-    cells = [
-        (
-            v.name, v.version, v.kind, v.n_samples, v.n_channels, v.dtype, v.unit, list(v.labels), v.size_bytes, v.note,
-            v.created_at, v.dataset_version_id,
-        )
-        for v in versions
-    ]  # fmt: skip
-    return pl.DataFrame(cells, schema=schema, orient="row")
+    cells = [{name: row[name] for name in schema} | {"labels": row["labels"] or []} for row in rows]
+    found = pl.DataFrame(cells, schema=schema)
+    shown = {"n_samples": "samples", "n_channels": "channels", "size_bytes": "bytes"}
+    return found.with_columns(pl.col("created_at").dt.replace_time_zone("UTC")).rename(shown)
 
 
 def _pairs(left: pl.DataFrame, right: pl.DataFrame, named: bool) -> pl.DataFrame:
@@ -141,12 +140,10 @@ def difference(old: table.Row, before: Samples, new: table.Row, after: Samples) 
             )
         )
     empty = pl.DataFrame(schema=dict.fromkeys(("sample", "column", "before", "after"), pl.String))
-    grids = before.header.grid, after.header.grid
-    same = (grids[0] is None) == (grids[1] is None) and (
-        grids[0] is None
-        or grids[1] is None
-        or (grids[0].shape == grids[1].shape and same_grid(grids[0], grids[1]))
-    )
+    a, b = before.header, after.header
+    same = (a.grid is None) == (b.grid is None) and (a.n_channels, a.unit) == (b.n_channels, b.unit)
+    if same and a.grid is not None and b.grid is not None:
+        same = same_grid(a.grid, b.grid)
     return DatasetDiff(
         names[0],
         names[1],
@@ -156,7 +153,90 @@ def difference(old: table.Row, before: Samples, new: table.Row, after: Samples) 
         pl.concat([empty, *corrected]),
         tuple(name for name in here if name not in known),
         tuple(name for name in known if name not in here),
-        not same
-        or before.header.unit != after.header.unit
-        or before.header.n_channels != after.header.n_channels,
+        not same,
     )
+
+
+# -- Which chains have seen a sample.
+
+ROLES = {"calibration": "fitted", "test": "test"}
+"""What a chain did with a data set, and how its columns begin."""
+
+
+def sought_rows(samples: Samples, sample: Any, spectra: Any) -> NDArray[np.int64]:
+    """Return the rows of a sample, by its name or by its spectrum."""
+    frame = samples.frame
+    if spectra is not None:
+        found = np.atleast_2d(as_array(spectra, "spectra"))
+        if found.dtype.kind not in "fiu" or found.ndim != 2:
+            raise InvalidInput(f"spectra: expected numbers, found {found.dtype} of shape {found.shape}.")
+        if found.shape[1] != samples.header.n_channels:
+            return np.arange(0)
+        return np.flatnonzero(frame[HASH].is_in(spectrum_hashes(found)).to_numpy())
+    if ID not in frame.columns:
+        return np.arange(0)
+    return np.flatnonzero((frame[ID].cast(pl.String) == str(sample)).to_numpy())
+
+
+def chains_frame(
+    chains: list[table.Row],
+    versions: Mapping[str, tuple[DatasetVersion, NDArray[np.int64]]],
+    *,
+    only: bool = False,
+) -> pl.DataFrame:
+    """List the chains that have seen rows of the versions; warn of those whose data set is gone, unless `only`."""
+    cells, gone = [], 0
+    for chain, (role, prefix) in itertools.product(chains, ROLES.items()):
+        version_id = chain[f"{prefix}_id"]
+        if version_id not in versions:
+            gone += version_id is not None and not only
+            continue
+        version, sought = versions[version_id]
+        seen = int(np.isin(sought, table.rows_in(chain[f"{prefix}_rows"], version.n_samples)).sum())
+        if seen:
+            model = chain["model_class"].rpartition(".")[2]
+            cells.append(
+                (
+                    chain["chain_id"], role, version.reference, chain["target"], chain["preprocessings"], model,
+                    chain["pipeline_name"], chain["run_id"], chain["created_at"], seen,
+                )
+            )  # fmt: skip
+    if gone:
+        warnings.warn(
+            f"Chains were recorded from data sets that have been deleted ({gone} in all): whether they have seen the "
+            "sample is not known.",
+            RecordingWarning,
+            stacklevel=3,
+        )
+    names = ("chain_id", "role", "dataset", "target", "preprocessing", "model", "pipeline", "run_id")
+    schema: dict[str, Any] = dict.fromkeys(names, pl.String) | {
+        "created_at": pl.Datetime("us"),
+        "samples": pl.Int64,
+    }
+    frame = pl.DataFrame(cells, schema=schema, orient="row")
+    return frame.with_columns(pl.col("created_at").dt.replace_time_zone("UTC"))
+
+
+def warn_of_arrays(count: int) -> None:
+    """Say that nothing is known of chains that were not recorded from a stored data set."""
+    if count:
+        told = counted(count, "chain was", "chains were")
+        warnings.warn(
+            f"{told} recorded from arrays: whether they have seen the sample is not known. Record with "
+            "dataset='corn@v2' to keep both together.",
+            RecordingWarning,
+            stacklevel=3,
+        )
+
+
+def common_spectra(first: Samples, second: Samples) -> pl.DataFrame:
+    """List spectra that two sets of samples share: row and name in each."""
+
+    def side(samples: Samples, suffix: str) -> pl.DataFrame:
+        frame = samples.frame
+        name = (pl.col(ID) if ID in frame.columns else pl.lit(None)).cast(pl.String)
+        row = pl.int_range(pl.len(), dtype=pl.Int64)
+        return pl.DataFrame(frame.select(row.alias(f"row{suffix}"), name.alias(f"sample{suffix}"), HASH))
+
+    both = side(first, "").join(side(second, "_other"), on=HASH, maintain_order="left_right")
+    return both.select("sample", "sample_other", "row", "row_other")

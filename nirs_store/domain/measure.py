@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 _VERSION = 1
 _BLOCK = 64
-_DTYPES = {"<f8": np.dtype("<f8"), "|u1": np.dtype("|u1")}
+_DTYPES = ("<f8", "|u1")
+_UNREADABLE = (zipfile.BadZipFile, KeyError, TypeError, EOFError, NotImplementedError, RecursionError)
 _SPACE = ("mean", "scale", "rotations", "loadings", "center", "spread", "scores", "sums")
 
 #: The words of the flags.
@@ -240,25 +241,14 @@ class Domain:
             ``gh``, ``nh``. ``joint`` is None, and ``method`` says why, where nothing can be flagged.
         """
         if not self.spaces:
-            return {
-                "joint": None,
-                "method": str(self.facts.get("unknown") or "not known"),
-                "t2": None,
-                "q": None,
-            }
+            method = str(self.facts.get("unknown") or "not known")
+            return {"joint": None, "method": method, "t2": None, "q": None}
         space = self.spaces[0]
         a, n = space.components, space.n
-        found: dict[str, Any] = {
-            "h": 3 * (a + 1) / n,
-            "h_max": space.largest_leverage,
-            "gh": 3.0,
-            "nh": 0.6,
-        }
-        joint = (
-            ranked(self.distances, int(self.facts.get("left_out", 0)), 1 - alpha)
-            if len(self.distances)
-            else None
-        )
+        found: dict[str, Any] = {"h": 3 * (a + 1) / n, "h_max": space.largest_leverage, "gh": 3.0, "nh": 0.6}
+        joint = None
+        if len(self.distances):
+            joint = ranked(self.distances, int(self.facts.get("left_out", 0)), 1 - alpha)
         if joint is not None:
             t2, q = (float(joint * each) for each in self.medians)
             return found | {"joint": joint, "method": "left-out samples", "t2": t2, "q": q}
@@ -454,14 +444,7 @@ class Domain:
                 for place in range(count)
             )
             found = cls(facts, spaces, **arrays)
-        except (
-            zipfile.BadZipFile,
-            KeyError,
-            TypeError,
-            EOFError,
-            NotImplementedError,
-            RecursionError,
-        ) as error:
+        except _UNREADABLE as error:
             raise ValueError(f"it cannot be read ({type(error).__name__}: {error})") from error
         found._check()
         return found

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nirs_store.display import counted
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.lazy import polars as pl
+from nirs_store.values import one_of
 
 Floats = NDArray[np.float64]
 Repeats = Literal["mean", "last", "each"]
@@ -196,6 +197,8 @@ def agreement(
     >>> round(found.bias, 3), found.bias_significant
     (-0.1, None)
     """
+    from scipy.special import fdtri, stdtrit
+
     if not (_is_number(alpha) and 0 < alpha < 1):
         raise InvalidInput(f"alpha: expected a share between 0 and 1; found {alpha!r}.")
     y, x = _values(reference, "reference"), _values(predicted, "predicted")
@@ -205,7 +208,7 @@ def agreement(
         )
     n, nan = int(y.size), float("nan")
     if not n:
-        return Agreement(0, nan, nan, nan, nan, nan, nan, nan, nan, nan, baseline, alpha)
+        return Agreement(0, *[nan] * 9, baseline, alpha)
     d = y - x
     bias = float(d.mean())
     sep = float(d.std(ddof=1)) if n > 1 else nan
@@ -227,23 +230,14 @@ def agreement(
             slope_t = off * math.sqrt(spread / variance)
         else:
             slope_t = math.inf if off > 1e-9 else 0.0
-        slope_limit = _t(1 - alpha / 2, n - 2)
-    limit = nan
+        slope_limit = float(stdtrit(n - 2, 1 - alpha / 2))
+    bias_limit = float(stdtrit(n - 1, 1 - alpha / 2)) * sep / math.sqrt(n) if n > 1 else nan
+    sep_limit = nan
     if baseline is not None and n > 1:
-        limit = baseline.error * math.sqrt(_f(1 - alpha, n - 1, baseline.df))
+        sep_limit = baseline.error * math.sqrt(float(fdtri(n - 1, baseline.df, 1 - alpha)))
+    rmsep = float(np.sqrt((d**2).mean()))
     return Agreement(
-        n,
-        bias,
-        _t(1 - alpha / 2, n - 1) * sep / math.sqrt(n) if n > 1 else nan,
-        sep,
-        limit,
-        float(np.sqrt((d**2).mean())),
-        slope,
-        intercept,
-        slope_t,
-        slope_limit,
-        baseline,
-        alpha,
+        n, bias, bias_limit, sep, sep_limit, rmsep, slope, intercept, slope_t, slope_limit, baseline, alpha
     )
 
 
@@ -257,7 +251,8 @@ def ewma(values: Any, weight: float = LAMBDA, start: float = 0.0) -> Floats:
     """
     from scipy.signal import lfilter
 
-    _check_weight(weight)
+    if not (_is_number(weight) and 0 < weight <= 1):
+        raise InvalidInput(f"lambda: expected a weight above 0 and at most 1; found {weight!r}.")
     found, _ = lfilter([weight], [1.0, weight - 1.0], _values(values, "values"), zi=[(1.0 - weight) * start])
     return np.asarray(found, dtype=np.float64)
 
@@ -306,23 +301,20 @@ def control_chart(
             f"{_RUN} in a row": _runs(np.sign(d)) >= _RUN,
             "ewma": np.abs(average) > ewma_limit,
         }
-    return pl.DataFrame(
-        {
-            "difference": d,
-            "warning": pl.Series(warning, nan_to_null=True, dtype=pl.Float64),
-            "action": pl.Series(action, nan_to_null=True, dtype=pl.Float64),
-            "ewma": average,
-            "ewma_limit": pl.Series(ewma_limit, nan_to_null=True, dtype=pl.Float64),
-        }
-    ).with_columns(signals=_words(words, d.size))
+    columns = {
+        "difference": d,
+        "warning": warning,
+        "action": action,
+        "ewma": average,
+        "ewma_limit": ewma_limit,
+    }
+    found = {name: pl.Series(each, nan_to_null=True, dtype=pl.Float64) for name, each in columns.items()}
+    return pl.DataFrame(found).with_columns(signals=_words(words, d.size))
 
 
 def _sigma(given: Any, n: int) -> Floats:
     """Return one error for each difference; NaN where it is not known."""
-    try:
-        found = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"sigma: expected numbers; found {type(given).__name__}.") from error
+    found = _floats(given, "sigma")
     if found.ndim and found.shape != (n,):
         raise ShapeMismatch(
             f"sigma: expected one number, or one for each of {counted(n, 'difference')}; found shape {found.shape}."
@@ -369,10 +361,7 @@ def per_sample(pairs: pl.DataFrame, repeats: Repeats, by: Sequence[str] = ()) ->
     by : sequence of str
         Samples are counted once in each of these groups.
     """
-    if repeats not in get_args(Repeats):
-        raise InvalidInput(
-            f'repeats: expected "mean", "last" or "each"; found {repeats!r}. Nothing was computed.'
-        )
+    one_of("repeats", repeats, get_args(Repeats), " Nothing was computed.")
     if repeats == "each" or not pairs.height:
         return pairs
     others = [name for name in pairs.columns if name not in ("sample_id", "prediction", *by)]
@@ -416,25 +405,18 @@ def paired(reference: Any, first: Any, second: Any, *, alpha: float = 0.05) -> d
 
     y = _values(reference, "reference")
     a, b = _values(first, "first"), _values(second, "second")
-    n = int(y.size)
+    n, nan = int(y.size), float("nan")
     errors_a, errors_b = (y - a) ** 2, (y - b) ** 2
     flips = int(max(999, min(9999, 2e7 // max(n, 1))))
-    p = paired_p_value(errors_a, errors_b, n_permutations=flips) if n > 1 else float("nan")
-    rmsep_a = float(np.sqrt(errors_a.mean())) if n else float("nan")
-    rmsep_b = float(np.sqrt(errors_b.mean())) if n else float("nan")
+    p = paired_p_value(errors_a, errors_b, n_permutations=flips) if n > 1 else nan
+    rmsep_a, rmsep_b = (float(np.sqrt(each.mean())) if n else nan for each in (errors_a, errors_b))
     verdict = "not distinguishable"
     if n < FEWEST:
         verdict = f"no verdict: {n} of at least {FEWEST} samples with a reference"
     elif p < alpha:
         verdict = "better" if rmsep_b < rmsep_a else "worse"
-    return {
-        "n": n,
-        "rmsep_first": rmsep_a,
-        "rmsep_second": rmsep_b,
-        "mean_difference": float((b - a).mean()) if n else float("nan"),
-        "p": p,
-        "verdict": verdict,
-    }
+    found: dict[str, Any] = {"n": n, "rmsep_first": rmsep_a, "rmsep_second": rmsep_b}
+    return found | {"mean_difference": float((b - a).mean()) if n else nan, "p": p, "verdict": verdict}
 
 
 # -- Values and distributions.
@@ -457,11 +439,15 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
-def _values(given: Any, name: str) -> Floats:
+def _floats(given: Any, name: str) -> Floats:
     try:
-        found = np.asarray(given, dtype=np.float64)
+        return np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"{name}: expected numbers; found {type(given).__name__}.") from error
+
+
+def _values(given: Any, name: str) -> Floats:
+    found = _floats(given, name)
     if found.ndim != 1 or not np.isfinite(found).all():
         raise InvalidInput(
             f"{name}: expected finite numbers in one dimension; found shape {found.shape}"
@@ -477,20 +463,3 @@ def _number(value: Any) -> float | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-
-
-def _check_weight(weight: float) -> None:
-    if not (_is_number(weight) and 0 < weight <= 1):
-        raise InvalidInput(f"lambda: expected a weight above 0 and at most 1; found {weight!r}.")
-
-
-def _t(share: float, df: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(df, share))
-
-
-def _f(share: float, first: int, second: int) -> float:
-    from scipy.special import fdtri
-
-    return float(fdtri(first, second, share))

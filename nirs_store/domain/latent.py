@@ -172,9 +172,9 @@ def latent_of(model: Any, transformers: Sequence[Any] = (), calibration: ArrayLi
     if has_latent_variables(model):
         scores = np.asarray(model.x_scores_, dtype=float)
         names = ("_x_mean", "_x_std", "x_rotations_", "x_loadings_")
-        fitted = [np.asarray(getattr(model, name), dtype=float) for name in names]
-        spread = _spread(scores.std(axis=0, ddof=1))
-        return Latent("PLS", *fitted, scores.mean(axis=0), spread, len(scores))
+        mean, scale, rotations, loadings = (np.asarray(getattr(model, name), dtype=float) for name in names)
+        center, spread = scores.mean(axis=0), _spread(scores.std(axis=0, ddof=1))
+        return Latent("PLS", mean, scale, rotations, loadings, center, spread, len(scores))
     if isinstance(last, PCA):
         # A whitened one has the same T2 and residuals.
         axes = np.asarray(last.components_, dtype=float).T

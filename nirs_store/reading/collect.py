@@ -134,7 +134,8 @@ def read_spectra(
         spectra = join_references(spectra, user_path(references), id_column, decimal, encoding)
     if signal is not None or to is not None:
         spectra = convert(spectra, signal, to)
-    ids = marks = None
+    ids: NDArray[Any] | None = None
+    marks: NDArray[Any] | None = None
     if id_column is not None:
         ids = _filled(spectra, id_column, f"id_column {id_column!r}")
     elif (named := id_name(spectra)) is not None:

@@ -231,7 +231,7 @@ def _given(samples: Any) -> pl.DataFrame:
     if not all(each.ndim == 1 and np.isfinite(each).all() for each in found.values()):
         raise InvalidInput("samples: reference and prediction must be finite numbers. Nothing was changed.")
     named = {"sample_id": [str(each) for each in table["sample_id"]]} if "sample_id" in columns else {}
-    if len({len(each) for each in (*named.values(), *found.values())}) > 1:
+    if len({*map(len, named.values()), *map(len, found.values())}) > 1:
         raise ShapeMismatch("samples: its columns have different lengths. Nothing was changed.")
     return pl.DataFrame({**named, **found})
 

@@ -26,14 +26,14 @@ from nirs_store.errors import (
     RecordingWarning,
     UnknownDataset,
     UnknownId,
-    quoted,
 )
-from nirs_store.ids import is_id, spectrum_hashes
+from nirs_store.ids import spectrum_hashes
 from nirs_store.lazy import polars as pl
 from nirs_store.records.named import find_version, known_name
 from nirs_store.service.corrections import active
 from nirs_store.service.samples import Samples, as_samples, check_channels, common_groups, refuse_known, seen
 from nirs_store.service.statistics import paired, plain_fields
+from nirs_store.service.versions import of_name
 
 if TYPE_CHECKING:
     from nirs_store.datasets.version import DatasetVersion
@@ -192,6 +192,8 @@ def update(
         if enlarged is not None:
             X, y = store.datasets.get(enlarged, target=target or _UNNAMED), None
         facts = {"updated_from": before.chain_id, "n_old": len(old.y), "n_new": len(new.y)}
+        recorded: dict[str, Any] = _kept(store, chain)
+        recorded |= {name: metadata.get(name) for name in ("metric", "target_unit", "wavelength_unit")}
         result = record_cross_validation(
             store,
             estimator,
@@ -207,8 +209,7 @@ def update(
             task_type="regression" if metadata.get("task_type") else None,
             target=target,
             metadata=facts | ({} if columns is None else {COLUMNS: list(columns)}),
-            **{name: metadata.get(name) for name in ("metric", "target_unit", "wavelength_unit")},
-            **_kept(store, chain),
+            **recorded,
         )
     except BaseException:
         if enlarged is not None and enlarged.added:
@@ -557,23 +558,6 @@ def _number(version: Any) -> int:
 
 
 def _version(con: Connection, calibration: Any, version: Any) -> tuple[str, int]:
-    """Resolve a version of a calibration, by number, alias, whole name or id, or as `get` returned it."""
+    """Return the name of a calibration, and the number of its version that is meant."""
     name = known_name(con, calibration)
-    if isinstance(version, str) and ("@" in version or is_id(version)):
-        row = find_version(con, version)
-    elif isinstance(version, str) or isinstance(getattr(version, "version", version), (int, np.integer)):
-        number = _number(version)
-        own = getattr(version, "name", name)
-        row = find_version(
-            con, f"{own}@{version.strip() if isinstance(version, str) and number < 0 else f'v{number}'}"
-        )
-    else:
-        raise InvalidInput(
-            f"version: expected a number, an alias such as 'candidate', or a version; found {type(version).__name__}. "
-            "Nothing was changed."
-        )
-    if row["name"] != name:
-        raise InvalidInput(
-            f"version: expected one of {quoted(name)}; found {row['name']}@v{row['version']}. Nothing was changed."
-        )
-    return name, int(row["version"])
+    return name, int(of_name(con, name, version)["version"])

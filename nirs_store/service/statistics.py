@@ -208,7 +208,7 @@ def agreement(
         )
     n, nan = int(y.size), float("nan")
     if not n:
-        return Agreement(0, *[nan] * 9, baseline, alpha)
+        return Agreement(0, nan, nan, nan, nan, nan, nan, nan, nan, nan, baseline, alpha)
     d = y - x
     bias = float(d.mean())
     sep = float(d.std(ddof=1)) if n > 1 else nan

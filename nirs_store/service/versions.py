@@ -18,7 +18,7 @@ from nirs_store.db.table import Table
 from nirs_store.display import block, field_table
 from nirs_store.domain.scope import as_scope, check_targets
 from nirs_store.errors import CalibrationInUse, InvalidInput, UnknownId, quoted
-from nirs_store.ids import new_id, now_naive
+from nirs_store.ids import is_id, new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.maintenance.trash import deleting
 from nirs_store.records import predictions, queries
@@ -32,7 +32,6 @@ from nirs_store.records.named import (
     known_name,
     names,
     refuse_look_alike,
-    version_row,
 )
 from nirs_store.records.notes import check_guard, note
 from nirs_store.records.queries import frame
@@ -465,18 +464,22 @@ def remove_alias(
 
 
 def of_name(con: Connection, name: str, version: Any) -> dict[str, Any]:
-    """Read the version of a name that a number, ``v3``, an alias, or a version object means."""
-    if isinstance(version, (int, np.integer)) and not isinstance(version, bool):
-        return find_version(con, f"{name}@v{version}" if version >= 0 else f"{name}@{version}")
-    if isinstance(version, str) and "@" not in version:
-        row = version_row(con, "version_id = $id", {"id": version})
-        if row is None:
-            row = find_version(con, f"{name}@{version}")
-    else:
+    """Read the version of a name that a number, ``v3``, an alias, a whole name, an id, or a version object means."""
+    if isinstance(version, str) and ("@" in version or is_id(version)):
         row = find_version(con, version)
+    elif isinstance(version, (str, int, np.integer)) and not isinstance(version, bool):
+        text = str(version).strip()
+        row = find_version(con, f"{name}@{'v' if text.isdecimal() else ''}{text}")
+    elif isinstance(getattr(version, "version", None), int):
+        row = find_version(con, version)
+    else:
+        raise InvalidInput(
+            f"version: expected a number, an alias such as 'candidate', or a version; found {type(version).__name__}. "
+            "Nothing was changed."
+        )
     if row["name"] != name:
         raise InvalidInput(
-            f"version: {row['name']}@v{row['version']} is a version of another calibration than {quoted(name)}. "
+            f"version: expected one of {quoted(name)}; found {row['name']}@v{row['version']}, of another calibration. "
             "Nothing was changed. Register its chain under this name first."
         )
     return row
@@ -514,7 +517,9 @@ def alias_history(con: Connection, name: str, alias: str | None) -> tuple[AliasC
     wanted = {"name": known_name(con, name)} | ({} if alias is None else {"alias": as_text(alias, "alias")})
     rows = Table(con, "calibration_aliases").where("number", **wanted)
     columns = ("name", "alias", "version", "previous", "set_by", "reason")
-    return tuple(AliasChange(*(row[name] for name in columns), with_zone(row["set_at"])) for row in rows)
+    return tuple(
+        AliasChange(**{name: row[name] for name in columns}, set_at=with_zone(row["set_at"])) for row in rows
+    )
 
 
 # -- Deleting.

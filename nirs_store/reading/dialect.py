@@ -153,7 +153,10 @@ def split_rows(text: str, delimiter: str | None = None) -> tuple[list[Row], str]
         raise Unreadable(f"delimiter: expected one character such as ',', ';' or a tab, found {delimiter!r}.")
     if delimiter == " ":
         text = "\n".join(re.sub(r"[ \t]+", " ", line.strip(" \t")) for line in text.split("\n"))
-    _check_cells(text, delimiter)
+    # Where less than usual is allowed, the cells would take many times the bytes of the text.
+    most, count = largest() // _CELL, text.count(delimiter) + text.count("\n") + 1
+    if largest() < _USUAL and count > most:
+        raise Unreadable(f"it has up to {count:,} cells, and at most {most:,} are allowed here. Divide it.")
     rows = []
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = skipped + 1
@@ -183,14 +186,6 @@ def table_delimiter(text: str) -> str | None:
         if rows and 2 <= len(rows[0].cells) == max(len(row.cells) for row in rows):
             found.append(delimiter)
     return found[0] if len(found) == 1 else None
-
-
-def _check_cells(text: str, delimiter: str) -> None:
-    """Refuse, where less than usual is allowed, text whose cells would take many times its own bytes."""
-    most = largest() // _CELL
-    cells = text.count(delimiter) + text.count("\n") + 1
-    if largest() < _USUAL and cells > most:
-        raise Unreadable(f"it has up to {cells:,} cells, and at most {most:,} are allowed here. Divide it.")
 
 
 def _find_delimiter(text: str) -> str:

@@ -236,14 +236,6 @@ def width_of(row: Row) -> int:
     return next((k for k in range(len(row.cells), 0, -1) if row.cells[k - 1]), 0)
 
 
-def refuse_unclear(row: Row) -> None:
-    """Refuse a first row that may be a header of wavelengths or a spectrum."""
-    raise Unreadable(
-        f"line {row.line} ({', '.join(row.cells[:3])}, ...) may be a header of wavelengths or a spectrum. Say which: "
-        "header=True or header=False (--header, --no-header)."
-    )
-
-
 def refuse_left_out(above: Sequence[Row], first: Row) -> None:
     """Refuse lines above the table that hold numbers as samples or a header do: leaving them out would be silent."""
     for row in above:

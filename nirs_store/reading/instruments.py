@@ -172,7 +172,8 @@ def read_opus(data: bytes, block: str | None = None) -> Measured:
             and each.code & _TYPE in states
         ):
             found.setdefault(_name(each), []).append(each)
-    names = sorted(found, key=lambda name: [*_order(), name].index(name))
+    order = [*(short for short, _ in _KINDS.values() if short != "SC"), "ScSm", "ScRf"]
+    names = sorted(found, key=order.index)
     if block is not None and block.lower() not in [name.lower() for name in names]:
         raise Unreadable(f"it holds no spectrum {block!r}; it holds {', '.join(names) or 'none'}.")
     if not names:
@@ -191,7 +192,12 @@ def read_opus(data: bytes, block: str | None = None) -> Measured:
     for each in blocks:
         # Parameters of the sample's measurement before those of the reference's.
         if each.parameters > 1 and each.sample != 2:
-            instrument |= _told(_parameters(file, each))
+            told_there = _parameters(file, each)
+            instrument |= {
+                _WORDS[key]: f"{value:g}" if isinstance(value, float) else str(value)
+                for key, value in told_there.items()
+                if key in _WORDS and str(value).strip()
+            }
     when = " ".join(filter(None, (str(told.get("dat", "")), str(told.get("tim", "")))))
     label = instrument.pop("sample name", "")
     return Measured(
@@ -203,10 +209,6 @@ def read_opus(data: bytes, block: str | None = None) -> Measured:
         instrument=instrument | ({"measured": when} if when else {}),
         notes=notes,
     )
-
-
-def _order() -> list[str]:
-    return [*(short for short, _ in _KINDS.values() if short != "SC"), "ScSm", "ScRf"]
 
 
 def _name(block: _Block) -> str:
@@ -312,14 +314,6 @@ def _parameters(file: Binary, block: _Block) -> dict[str, Any]:
     return found
 
 
-def _told(parameters: dict[str, Any]) -> dict[str, str]:
-    return {
-        _WORDS[key]: f"{value:g}" if isinstance(value, float) else str(value)
-        for key, value in parameters.items()
-        if key in _WORDS and str(value).strip()
-    }
-
-
 # -- Galactic (Thermo GRAMS) SPC files: one spectrum or many, even or own X values, the new formats and the old one.
 # Layout: "A Brief Guide to SPC File Format" and the header SPC.H (Galactic Industries, 1997).
 
@@ -408,7 +402,7 @@ def _read_new(file: Binary, end: str) -> Measured:
         "method": file.text(264, 48),
     }
     if flags & _LABELS:
-        told["axes"] = _labels(file.data[218:248])
+        told["axes"] = ", ".join(filter(None, map(printable, file.data[218:248].split(b"\0"))))
     if log_at:
         told = _log(file, log_at, end) | told
     labels = {"z": times} if count > 1 and any(times) else {}
@@ -491,10 +485,6 @@ def _date(packed: int) -> str:
     # Some programs store the year as C does, counted from 1900.
     year += 1900 if year < 200 else 0
     return f"{year:04}-{month:02}-{day:02} {packed >> 6 & 31:02}:{packed & 63:02}"
-
-
-def _labels(data: bytes) -> str:
-    return ", ".join(filter(None, (printable(part) for part in data.split(b"\0"))))
 
 
 def _log(file: Binary, at: int, end: str) -> dict[str, str]:

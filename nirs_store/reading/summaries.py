@@ -62,17 +62,6 @@ _LATE = 6
 """So many rows without a name, at the end of a table, are looked at for the mean of those above."""
 
 
-def _meant() -> dict[str, tuple[str, bool]]:
-    """Return each word, as `_plain` has it, with its summary and whether it is sure."""
-    both = ((_SHORT, False), (_WORDS, True))
-    return {
-        _plain(word): (kind, sure)
-        for words, sure in both
-        for kind, each in words.items()
-        for word in each.split()
-    }
-
-
 def summary_of(name: str) -> tuple[str, bool] | None:
     """Return which summary a row is called after, and whether the name says nothing else.
 
@@ -103,7 +92,13 @@ def _plain(text: str) -> str:
     return "".join(sign for sign in signs if not unicodedata.combining(sign))
 
 
-_MEANT = _meant()
+_MEANT = {
+    _plain(word): (kind, sure)
+    for words, sure in ((_SHORT, False), (_WORDS, True))
+    for kind, each in words.items()
+    for word in each.split()
+}
+"""Each word, as `_plain` has it, with its summary and whether it is sure."""
 
 
 def list_summaries(labels: Sequence[Sequence[str]]) -> dict[int, tuple[str, tuple[str, bool]]]:

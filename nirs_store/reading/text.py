@@ -35,7 +35,6 @@ from nirs_store.reading.grid import (
     refuse_left_out,
     refuse_numbered_samples,
     refuse_odd_ends,
-    refuse_unclear,
     unit_in,
     width_of,
 )
@@ -226,7 +225,11 @@ def _cut(
         return _turned(rows, *across)
     start, headed = upright if upright is not None else (start, False)
     if upright is None:
-        refuse_unclear(rows[start])
+        row = rows[start]
+        raise Unreadable(
+            f"line {row.line} ({', '.join(row.cells[:3])}, ...) may be a header of wavelengths or a spectrum. Say "
+            "which: header=True or header=False (--header, --no-header)."
+        )
     refuse_left_out(rows[:start], rows[start])
     if not headed and channels is None and (orientation is None or header is None):
         refuse_odd_ends(rows[start:], decimal)
@@ -444,17 +447,14 @@ def _standing(rows: list[Row], start: int, headed: bool) -> _Cells:
     places = [f"line {row.line}" for row in body]
     cut = _Cells(names, samples, places, headed, rows[:start], notes)
     for row, count, cells in zip(body, short, samples, strict=True):
-        if headed and summary_of(cells[0]) and not any(_channel_cells(names, cells)):
+        pairs = zip(names, cells, strict=True)
+        if headed and summary_of(cells[0]) and not any(cell and parse_channel(name) for name, cell in pairs):
             continue  # it sums up reference values alone, as an Excel sheet ends such a row
         if count < width and (not headed or any(parse_channel(name) for name in names[count:])):
             if not any(cells[1:]):
                 raise Unreadable(f"line {row.line} ({_shown(row)}) is not a row of the table.")
             raise Unreadable(f"line {row.line} has {count} cells, others have {width}: it was cut off.")
     return cut
-
-
-def _channel_cells(names: Sequence[str], cells: Sequence[str]) -> list[str]:
-    return [cell for name, cell in zip(names, cells, strict=True) if parse_channel(name) is not None]
 
 
 def _units_below(row: Row) -> str | None:

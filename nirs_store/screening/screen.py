@@ -435,9 +435,10 @@ def _check(
         companions = check_companions(each, labels, None, data.X.shape[0])
     most = min(min(fold.train.size for fold in folds), data.X.shape[1])
     groups = [_limited(group, most) for group in groups]
+    cut = [part for fold in folds for part in (fold.train, fold.val) if part is not None]
     base = [
         content_hash(data.X, data.y),
-        _hash_of_folds(folds),
+        content_hash(np.concatenate(cut), np.array([part.size for part in cut])),
         None if labels is None else content_hash(labels, labels),
         [dataset_name, given["target"], given["target_unit"], task, choose_metric(metric, task)],
         [None if data.wavelengths is None else content_hash(data.wavelengths, data.wavelengths), data.unit],
@@ -464,11 +465,6 @@ def _check(
         dataset_name=dataset_name,
         test=test,
     )
-
-
-def _hash_of_folds(folds: Sequence[Fold]) -> str:
-    rows = [part for fold in folds for part in (fold.train, fold.val) if part is not None]
-    return content_hash(np.concatenate(rows), np.array([part.size for part in rows]))
 
 
 def _limited(group: Group, most: int) -> Group:

@@ -126,7 +126,14 @@ class Dossier:
 
     def to_html(self) -> str:
         """Return one page of HTML that needs nothing else: no scripts, no links to other files."""
-        return page(self)
+        policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+        title = escape(f"Dossier of {self.calibration}")
+        return (
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">'
+            f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
+            f"<body>{self._repr_html_()}</body></html>\n"
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write ``.html``, ``.pdf`` (where Chromium, Chrome or Edge is installed) or ``.json``; return the path.
@@ -137,41 +144,41 @@ class Dossier:
             Another suffix, or no browser that prints.
         WriteFailed, ReadOnlyStore
         """
-        return save(self, path)
+        if not isinstance(path, (str, os.PathLike)):
+            raise InvalidInput(
+                f"path: expected the name of a file, found {quoted(path)}. Nothing was written."
+            )
+        refuse_address(path, "path")
+        target = user_path(path).absolute()
+        suffix = target.suffix.lower()
+        if suffix == ".pdf":
+            data = _printed(self.to_html())
+        elif suffix == ".json":
+            data = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, default=str).encode()
+        elif suffix in (".html", ".htm"):
+            data = self.to_html().encode()
+        else:
+            raise InvalidInput(
+                f"path: a dossier is written as .html, .pdf or .json; found {quoted(target.name)}. Nothing was written."
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_file(target, data)
+        return target
 
     def __repr__(self) -> str:
         missing = f"{counted(len(self.missing), 'item')} missing"
         return f"<Dossier of {self.calibration}: {counted(len(self.parts), 'part')}, {missing}>"
 
     def _repr_html_(self) -> str:
-        return body(self)
-
-
-def page(dossier: Dossier) -> str:
-    """Return the whole page; it loads nothing, and scripts may not run in it."""
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    title = escape(f"Dossier of {dossier.calibration}")
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
-        f"<body>{body(dossier)}</body></html>\n"
-    )
-
-
-def body(dossier: Dossier) -> str:
-    """Return the content of the page."""
-    missing = dossier.missing
-    listed = (
-        f'<p class="missing">{counted(len(missing), "item")} missing: {escape("; ".join(missing))}.</p>'
-        if missing
-        else "<p>Nothing that this page asks for is missing.</p>"
-    )
-    when = f"{dossier.made_at:%Y-%m-%d %H:%M} UTC"
-    return (
-        f"<h1>Dossier of {escape(dossier.calibration)}</h1><p class='note'>{escape(when)}</p>{listed}"
-        + "".join(map(_part, dossier.parts))
-    )
+        missing = self.missing
+        listed = "<p>Nothing that this page asks for is missing.</p>"
+        if missing:
+            told = f"{counted(len(missing), 'item')} missing: {escape('; '.join(missing))}."
+            listed = f'<p class="missing">{told}</p>'
+        return (
+            f"<h1>Dossier of {escape(self.calibration)}</h1><p class='note'>{self.made_at:%Y-%m-%d %H:%M} UTC</p>{listed}"
+            + "".join(map(_part, self.parts))
+        )
 
 
 def _part(part: Part) -> str:
@@ -190,8 +197,8 @@ def _part(part: Part) -> str:
         + "".join(f"<p class='note'>{escape(note)}</p>" for note in part.notes)
         + "".join(map(_table, part.tables))
         + "".join(
-            f'<figure><img alt="{escape(caption)}" src="{_address(svg)}"><figcaption>{escape(caption)}'
-            "</figcaption></figure>"
+            f'<figure><img alt="{escape(caption)}" src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
             for caption, svg in part.figures
         )
     )
@@ -204,28 +211,6 @@ def _table(table: Table) -> str:
     )
     title = f"<caption>{escape(table.caption)}</caption>"
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def save(dossier: Dossier, path: Any) -> Path:
-    """Write a dossier; see `Dossier.save`."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise InvalidInput(f"path: expected the name of a file, found {quoted(path)}. Nothing was written.")
-    refuse_address(path, "path")
-    target = user_path(path).absolute()
-    suffix = target.suffix.lower()
-    if suffix == ".pdf":
-        data = _printed(page(dossier))
-    elif suffix == ".json":
-        data = json.dumps(dossier.to_dict(), indent=1, ensure_ascii=False, default=str).encode()
-    elif suffix in (".html", ".htm"):
-        data = page(dossier).encode()
-    else:
-        raise InvalidInput(
-            f"path: a dossier is written as .html, .pdf or .json; found {quoted(target.name)}. Nothing was written."
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_file(target, data)
-    return target
 
 
 def _printed(html: str) -> bytes:
@@ -254,11 +239,6 @@ def _printed(html: str) -> bytes:
                 f"{browser} could not print the page: {error}. Nothing was written. Write .html, and print it from a "
                 "browser."
             ) from error
-
-
-def _address(svg: bytes) -> str:
-    """Return a figure as an address that holds it."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
 
 def _words(value: Any) -> str:

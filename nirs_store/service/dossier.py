@@ -175,10 +175,9 @@ class Dossier:
         if missing:
             told = f"{counted(len(missing), 'item')} missing: {escape('; '.join(missing))}."
             listed = f'<p class="missing">{told}</p>'
-        return (
-            f"<h1>Dossier of {escape(self.calibration)}</h1><p class='note'>{self.made_at:%Y-%m-%d %H:%M} UTC</p>{listed}"
-            + "".join(map(_part, self.parts))
-        )
+        when = f"<p class='note'>{self.made_at:%Y-%m-%d %H:%M} UTC</p>"
+        parts = "".join(map(_part, self.parts))
+        return f"<h1>Dossier of {escape(self.calibration)}</h1>{when}{listed}{parts}"
 
 
 def _part(part: Part) -> str:

@@ -482,11 +482,11 @@ def _limited(group: Group, most: int) -> Group:
 
 
 def _key(group: Group, base: list[Any]) -> str | None:
-    code = code_digest(group.estimator)
     try:
         described = describe_estimator(group.estimator)
     except SerializationError:
         return None
+    code = code_digest(group.estimator)
     facts = [base, described, code, group.preprocessing, group.model, list(group.components)]
     return None if code is None else sha256_hex(json.dumps(facts, sort_keys=True).encode())
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from nirs_store.addresses import without_secrets
+from nirs_store.cli._options import debug_option, given
 from nirs_store.display import printable
 from nirs_store.errors import NirsStoreError, did_you_mean, quoted
 
@@ -20,17 +21,13 @@ class Command(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params.append(_debug_option())
+        debug_option(self)
 
 
-class Group(click.Group):
+class Group(Command, click.Group):
     """A group that names the nearest command when there is none of that name, and takes ``--debug`` too."""
 
     command_class = Command
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params.append(_debug_option())
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -51,7 +48,7 @@ class LazyGroup(Group):
     Parameters
     ----------
     commands_table
-        ``{name: ("module:attribute", one-line help)}``; the attribute is a click command.
+        ``{name: (module of cli.commands, one-line help)}``; ``take-over`` is called `take_over` there.
     """
 
     def __init__(self, *args: Any, commands_table: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
@@ -64,8 +61,10 @@ class LazyGroup(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.commands_table:
             return None
-        module, _, attribute = self.commands_table[cmd_name][0].partition(":")
-        loaded: click.Command = getattr(import_module(module), attribute)
+        module, _ = self.commands_table[cmd_name]
+        loaded: click.Command = getattr(
+            import_module(f"nirs_store.cli.commands.{module}"), cmd_name.replace("-", "_")
+        )
         return loaded
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -105,18 +104,9 @@ _OS_EXIT = 8
 
 
 def _say(ctx: click.Context, message: str, code: int, error: BaseException) -> None:
-    if ctx.meta.get("nirs_store.debug") or os.environ.get("NIRS_STORE_DEBUG"):
+    if given("debug") or os.environ.get("NIRS_STORE_DEBUG"):
         raise error
     # Names in it may come from a stranger's archive.
     lines = "\n".join(printable(line) for line in message.splitlines())
     click.echo(f"{click.style('Error:', fg='red', bold=True)} {lines}", err=True, color=ctx.color)
     ctx.exit(code)
-
-
-def _debug_option() -> click.Option:
-    def remember(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-        if value:
-            ctx.meta["nirs_store.debug"] = True
-
-    words = "Show the traceback of an error."
-    return click.Option(["--debug"], is_flag=True, expose_value=False, callback=remember, help=words)

@@ -1,4 +1,7 @@
-"""Options that several commands take, worded once."""
+"""Options that several commands take, worded once.
+
+A flag such as ``--json`` is no parameter of its command: what prints, asks or opens looks for it by `given`.
+"""
 
 from __future__ import annotations
 
@@ -45,15 +48,15 @@ FOR_GOOD = "This cannot be undone."
 """The last line of a plan that does not go through the trash."""
 
 
-def confirm(question: str, yes: bool) -> bool:
-    """Ask on a terminal; elsewhere only ``--yes`` is a yes.
+def confirm(question: str) -> bool:
+    """Ask on a terminal; elsewhere only ``--yes``, with which nothing is asked, is a yes.
 
     Raises
     ------
     InvalidInput
         No user can be asked and ``--yes`` was not given; nothing was done.
     """
-    if yes:
+    if given("yes"):
         return True
     if not asks():
         raise InvalidInput(
@@ -68,6 +71,39 @@ def asks() -> bool:
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+# -- Flags.
+
+
+def flag(*names: str, words: str) -> Callable[[Function], Function]:
+    """Return an option without a value, which `given` looks for by its name."""
+
+    def note(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+        if value:  # of a group and its command, either may have it
+            ctx.meta[f"nirs_store.{parameter.name}"] = True
+
+    return click.option(*names, is_flag=True, expose_value=False, callback=note, help=words)
+
+
+def given(name: str) -> bool:
+    """Tell whether the command that runs has a flag: debug, json, offline or yes."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and f"nirs_store.{name}" in ctx.meta
+
+
+debug_option = flag("--debug", words="Show the traceback of an error.")
+json_option = flag("--json", words="Print JSON.")
+yes_option = flag("--yes", "-y", words="Do not ask for confirmation.")
+offline_option = flag(
+    "--offline", words="Query this computer's replica of a shared workspace without its server."
+)
+dry_run_option = click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+now_option = click.option("--now", is_flag=True, help="Delete without the trash; this cannot be undone.")
+
+
+# -- The workspace.
 
 
 class WorkspacePlace(click.Path):
@@ -97,18 +133,6 @@ def workspace_option(function: Function) -> Function:
     )(function)
 
 
-def offline_option(function: Function) -> Function:
-    """Add ``--offline``, which `is_offline` of the workspace looks for."""
-
-    def note(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-        ctx.meta["nirs_store.offline"] = value  # see `is_offline`
-
-    return click.option(
-        "--offline", is_flag=True, expose_value=False, callback=note,
-        help="Query this computer's replica of a shared workspace without its server.",
-    )(function)  # fmt: skip
-
-
 def store_option(function: Function) -> Function:
     """Add ``--workspace/-w`` and ``--offline``, open that workspace, and call the command with the store first."""
 
@@ -133,21 +157,6 @@ def _named_before(ctx: click.Context, param: click.Parameter, value: Path) -> Pa
     if before is None or ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE:
         return value
     return before
-
-
-def json_option(function: Function) -> Function:
-    """Add ``--json``: the same content for programs."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
-
-
-def dry_run_option(function: Function) -> Function:
-    """Add ``--dry-run``: print the plan and change nothing."""
-    return click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")(function)
-
-
-def yes_option(function: Function) -> Function:
-    """Add ``--yes/-y``: do not ask."""
-    return click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")(function)
 
 
 # -- The two ways to trust a bundle, worded once.

@@ -17,8 +17,10 @@ from typing import Any
 
 import click
 
+from nirs_store.cli._options import given
 from nirs_store.display import printable
 from nirs_store.errors import shortened
+from nirs_store.lazy import polars as pl
 
 _GAP = "  "
 _LEAST_WIDTH = 12
@@ -37,9 +39,50 @@ def print_json(value: Any) -> None:
     click.echo(_STEERS.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
+def printed_json(value: Any) -> bool:
+    """Print a value as JSON where ``--json`` was given, and tell whether it was."""
+    if given("json"):
+        print_json(value)
+        return True
+    return False
+
+
+def answer(value: Any, words: str) -> None:
+    """Print a value as JSON where ``--json`` was given, else the words."""
+    if not printed_json(value):
+        click.echo(words)
+
+
 def print_data(text: str) -> None:
     """Print CSV: as it is for a program, without what steers a terminal for a person."""
     click.echo(text if on_terminal() else text.encode(), nl=False)
+
+
+def print_csv(frame: pl.DataFrame) -> None:
+    """Print a whole table as CSV with all digits."""
+    from nirs_store.reading.tables import frame_csv
+
+    print_data(frame_csv(frame, cell=plain_text))
+
+
+def joined_lists(frame: pl.DataFrame) -> pl.DataFrame:
+    """Turn the columns of lists into text, which CSV can hold."""
+    lists = [name for name, kind in frame.schema.items() if isinstance(kind, pl.List)]
+    return frame.with_columns(pl.col(lists).cast(pl.List(pl.String)).list.join("; ")) if lists else frame
+
+
+def write_made(path: Path, content: bytes) -> None:
+    """Write a file that a command makes, and its folders."""
+    from nirs_store.blobs.durable import write_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, content)
+
+
+def refuse_json_with_csv(as_csv: object) -> None:
+    """Refuse a command that is to print both."""
+    if as_csv and given("json"):
+        raise click.UsageError("--json and --csv exclude each other.")
 
 
 # What a text may steer a terminal with: control characters but tab and line break, and marks of direction.
@@ -113,34 +156,60 @@ def print_table(
 
 def print_rows(
     rows: Iterable[Any],
-    columns: Mapping[str, str | Callable[[Any], Any]],
+    columns: Mapping[str, str | Callable[[Any], Any] | None],
     *,
-    as_json: bool = False,
     empty: str = "",
     numeric: Sequence[str] = (),
     flexible: Sequence[str] = (),
 ) -> None:
-    """Print a listing: as JSON, as an aligned table, or `empty` where it has no rows.
+    """Print a listing: as JSON where ``--json`` was given, else as an aligned table, or `empty` without rows.
 
     Parameters
     ----------
     rows
         A data frame, or dictionaries or objects.
     columns
-        The cells below each heading: the key of a row, or a function of it.
-    as_json, empty
-        Print JSON; what to print in place of an empty table.
+        The cells below each heading: the key of a row, or a function of it; a heading with None is left out.
+    empty
+        What to print in place of an empty table.
     numeric, flexible
         As for `print_table`.
     """
     found = rows.to_dicts() if hasattr(rows, "to_dicts") else list(rows)
-    if as_json:
-        print_json(found)
-    elif empty and not found:
+    if printed_json(found):
+        return
+    if empty and not found:
         click.echo(empty)
+        return
+    cells = {
+        name: [row[of] if isinstance(of, str) else of(row) for row in found]
+        for name, of in columns.items()
+        if of is not None
+    }
+    print_columns(cells, numeric=numeric, flexible=flexible)
+
+
+def print_columns(
+    columns: Mapping[str, Sequence[Any]], *, numeric: Sequence[str] = (), flexible: Sequence[str] = ()
+) -> None:
+    """Print a table, as `print_table` does, from the cells of each column."""
+    print_table(list(columns), zip(*columns.values(), strict=True), numeric=numeric, flexible=flexible)
+
+
+def print_aliases(aliases: Mapping[str, int]) -> None:
+    """Print the aliases of a name with their versions: as JSON where ``--json`` was given, else as a table."""
+    if printed_json(aliases):
+        return
+    if aliases:
+        print_table(["alias", "version"], [(word, f"v{version}") for word, version in aliases.items()])
     else:
-        cells = [[row[of] if isinstance(of, str) else of(row) for of in columns.values()] for row in found]
-        print_table(list(columns), cells, numeric=numeric, flexible=flexible)
+        click.echo("No aliases.")
+
+
+def print_counts(counts: Mapping[str, int]) -> None:
+    """Print how many there are of each kind, a line each, numbers in one column."""
+    for what, count in counts.items():
+        click.echo(f"  {count:>8} {what}")
 
 
 def fitting(line: str) -> str:

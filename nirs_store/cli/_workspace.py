@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from nirs_store.addresses import is_shared
-from nirs_store.db.session import Settings
-from nirs_store.errors import UnknownId, did_you_mean, quoted
+from nirs_store.cli._options import given
+from nirs_store.errors import InvalidInput, UnknownId, did_you_mean, quoted
+from nirs_store.lazy import later
 from nirs_store.lazy import polars as pl
-from nirs_store.records import queries as overview
-from nirs_store.store import WorkspaceStore
 
-__all__ = [
-    "KINDS",
-    "TASKS",
-    "Found",
-    "ask",
-    "exports_of",
-    "find",
-    "named_chain",
-    "open_store",
-    "ranked",
-    "say_unknown",
-    "thing",
-]
+if TYPE_CHECKING:
+    from nirs_store.db.session import Settings
+    from nirs_store.records import queries as overview
+    from nirs_store.store import WorkspaceStore
+else:
+    # Every command imports this module, and its help should not wait for DuckDB.
+    overview = later("nirs_store.records.queries")
 
 #: In the order in which an id is looked up.
 KINDS = ("run", "pipeline", "chain", "prediction", "artifact")
@@ -45,12 +38,6 @@ class Found:
     record: dict[str, Any]
 
 
-def is_offline() -> bool:
-    """Tell whether the command that runs has ``--offline``."""
-    ctx = click.get_current_context(silent=True)
-    return ctx is not None and bool(ctx.meta.get("nirs_store.offline"))
-
-
 def open_store(workspace: Path | str) -> WorkspaceStore:
     """Open an existing workspace, with ``--offline`` a shared one without its server.
 
@@ -59,7 +46,9 @@ def open_store(workspace: Path | str) -> WorkspaceStore:
     NotAWorkspace
         There is none; nothing is created.
     """
-    return WorkspaceStore(workspace, create=False, fresh=not is_offline())
+    from nirs_store.store import WorkspaceStore
+
+    return WorkspaceStore(workspace, create=False, fresh=not given("offline"))
 
 
 def exports_of(store: WorkspaceStore) -> Path:
@@ -71,6 +60,7 @@ def shared_settings(workspace: Any) -> Settings | None:
     """Return how to open the shared workspace at an address; None for a folder."""
     if not is_shared(workspace):
         return None
+    from nirs_store.db.session import Settings
     from nirs_store.shared.address import parse
 
     return Settings(Path(), shared=parse(workspace), create=False)
@@ -100,12 +90,35 @@ def find(store: WorkspaceStore, text: str, kinds: Sequence[str] = KINDS) -> Foun
     InvalidInput
         Several have; they are listed.
     """
-    getters = _getters(store)
     for kind in kinds:
-        record = getters[kind](text)
+        record = getattr(store, f"get_{kind}")(text)
         if record is not None:
             return Found(kind, str(record[f"{kind}_id"]), record)
-    raise UnknownId(_either(kinds), text, "'nirs-store runs' and 'nirs-store top' list ids.")
+    either = kinds[0] if len(kinds) == 1 else f"{', '.join(kinds[:-1])} or {kinds[-1]}"
+    raise UnknownId(either, text, "'nirs-store runs' and 'nirs-store top' list ids.")
+
+
+def whole_id(store: WorkspaceStore, text: str | None, kind: str) -> str | None:
+    """Return the whole id of what `text` names; None for no text."""
+    return find(store, text, [kind]).identifier if text else None
+
+
+def the_end_of_one(text: str, ids: Iterable[str], kind: str, hint: str) -> str:
+    """Return the one id that begins or ends with at least four characters, where `find` does not look.
+
+    Raises
+    ------
+    UnknownId
+        There is none.
+    InvalidInput
+        There are several.
+    """
+    near = [each for each in ids if len(text) >= 4 and (each.startswith(text) or each.endswith(text))]
+    if len(near) > 1:
+        raise InvalidInput(f"{text!r} fits {len(near)} {kind}s: {', '.join(near[:3])}. Write more of the id.")
+    if not near:
+        raise UnknownId(kind, text, hint)
+    return near[0]
 
 
 def named_chain(store: WorkspaceStore, text: str) -> tuple[str, str]:
@@ -115,20 +128,6 @@ def named_chain(store: WorkspaceStore, text: str) -> tuple[str, str]:
     use = use_of(store._engine, text)
     found = find(store, use.chain_id, ["chain"]).identifier
     return (found if use.name is None else use.label), found
-
-
-def _getters(store: WorkspaceStore) -> dict[str, Callable[[str], dict[str, Any] | None]]:
-    return {
-        "run": store.get_run,
-        "pipeline": store.get_pipeline,
-        "chain": store.get_chain,
-        "prediction": store.get_prediction,
-        "artifact": store.get_artifact,
-    }
-
-
-def _either(kinds: Sequence[str]) -> str:
-    return kinds[0] if len(kinds) == 1 else f"{', '.join(kinds[:-1])} or {kinds[-1]}"
 
 
 # -- Ranked chains of a workspace, one table per kind of task.
@@ -141,12 +140,11 @@ def ranked(
     n: int,
     *,
     metric: str | None = None,
-    ascending: bool | None = None,
-    task: str | None = None,
-    dataset: str | None = None,
+    task_type: str | None = None,
+    dataset_name: str | None = None,
     run_id: str | None = None,
     target: str | None = None,
-    name: str | None = None,
+    **options: Any,
 ) -> list[pl.DataFrame]:
     """Rank the chains: those of each task, and of each target, apart, for their scores do not compare.
 
@@ -156,7 +154,7 @@ def ranked(
         The workspace.
     n
         At most so many rows for each task and target.
-    metric, ascending, task, dataset, run_id, target, name
+    metric, task_type, dataset_name, run_id, target, **options
         As for `WorkspaceStore.top_chains`. A metric says which task is meant.
 
     Returns
@@ -164,24 +162,23 @@ def ranked(
     list of polars.DataFrame
         Tables that have rows, with the columns of `top_chains`, ``task_type`` and ``unit``.
     """
-    known = ask(store, overview.kinds_of_target, dataset, run_id)
+    known = ask(store, overview.kinds_of_target, dataset_name, run_id)
     kinds: list[tuple[str | None, str | None]] = [each for each in known if target in (None, each[0])]
     if len(kinds) < 2:
         kinds = [(target, None)]
     frames = []
-    for each in [task] if task or metric else TASKS:
+    for each in [task_type] if task_type or metric else TASKS:
         for about, unit in kinds:
             apart = {} if len(kinds) == 1 else {"target_unit": unit or ""}
             frame = store.top_chains(
                 n,
                 metric,
-                dataset,
+                dataset_name,
                 run_id,
                 task_type=each,
-                ascending=ascending,
                 target=about if about or len(kinds) == 1 else "",
-                name=name,
                 **apart,
+                **options,
             )
             if frame.height:
                 kind = "regression" if "rmsecv" in frame.columns else "classification"

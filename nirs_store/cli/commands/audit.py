@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,15 @@ import click
 
 from nirs_store.cli._group import Group
 from nirs_store.cli._options import dry_run_option, json_option, store_option
-from nirs_store.cli._output import moment, print_json, print_rows, short_id
-from nirs_store.lazy import polars as pl
+from nirs_store.cli._output import answer, moment, print_rows, printed_json, short_id
+from nirs_store.cli._workspace import the_end_of_one
+from nirs_store.cli._workspace import thing as find_thing
+from nirs_store.errors import UnknownId
+from nirs_store.ids import is_id
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from nirs_store.store import WorkspaceStore
 
 
@@ -20,11 +26,11 @@ _FORMATS = ("json", "jsonl", "csv")
 
 
 @click.group("audit", cls=Group)
-def command() -> None:
+def audit() -> None:
     """Read, verify and export the audit trail, and set the rules for forbidden content."""
 
 
-@command.command("log")
+@audit.command("log")
 @click.option("--operation", "operations", multiple=True, metavar="NAME", help="Only these operations.")
 @click.option("--failed", is_flag=True, help="Only refused or failed operations.")
 @click.option("--since", metavar="TIME", help="Only entries from this time on, e.g. 2026-03-01.")
@@ -36,39 +42,21 @@ def command() -> None:
 @json_option
 @store_option
 def log(
-    store: WorkspaceStore,
-    operations: tuple[str, ...],
-    failed: bool,
-    since: str | None,
-    until: str | None,
-    thing: str | None,
-    limit: int,
-    as_json: bool,
+    store: WorkspaceStore, operations: tuple[str, ...], failed: bool, thing: str | None, **options: Any
 ) -> None:
     """List entries, newest first."""
     kind, identifier = _about(store, thing or "")
-    entries = store.audit.query(
-        operations or None,
-        False if failed else None,
-        since,
-        until,
-        kind,
-        identifier,
-        limit=limit,
-        newest_first=True,
-    )
-    _print(entries, as_json)
+    success = False if failed else None
+    about = {"object_kind": kind, "object_id": identifier, "newest_first": True}
+    _print(store.audit.query(operations or None, success, **about, **options))
 
 
-@command.command("history")
+@audit.command("history")
 @click.argument("thing", metavar="OBJECT")
 @json_option
 @store_option
-def history(store: WorkspaceStore, thing: str, as_json: bool) -> None:
+def history(store: WorkspaceStore, thing: str) -> None:
     """List the history of an object, even of a deleted one (as kind:id)."""
-    from nirs_store.cli._workspace import thing as find_thing
-    from nirs_store.errors import UnknownId
-
     kind, colon, identifier = thing.partition(":")
     try:
         found = find_thing(store, thing)
@@ -80,38 +68,31 @@ def history(store: WorkspaceStore, thing: str, as_json: bool) -> None:
         kind, identifier = found
     elif not colon:
         raise UnknownId("object", thing, "Write kind:id for what is no longer there.")
-    entries = store.audit.history(kind, identifier)
-    _print(entries, as_json)
+    _print(store.audit.history(kind, identifier))
 
 
-@command.command("verify")
+@audit.command("verify")
 @click.option("--head", metavar="NUMBER:HASH", help="A head that was stored elsewhere.")
 @json_option
 @store_option
 @click.pass_context
-def verify(ctx: click.Context, store: WorkspaceStore, head: str | None, as_json: bool) -> None:
+def verify(ctx: click.Context, store: WorkspaceStore, head: str | None) -> None:
     """Check for changed or removed entries; exit code 4 if any."""
     report = store.audit.verify(None if head is None else head.split(":", 1))
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        click.echo(str(report))
+    answer(report.to_dict(), str(report))
     ctx.exit(0 if report.ok else 4)
 
 
-@command.command("head")
+@audit.command("head")
 @json_option
 @store_option
-def head(store: WorkspaceStore, as_json: bool) -> None:
+def head(store: WorkspaceStore) -> None:
     """Print the number and hash of the last entry to store elsewhere; later checks expect it."""
     found = store.audit.head()
-    if as_json:
-        print_json(found._asdict())
-    else:
-        click.echo(f"{found.number}:{found.entry_hash}")
+    answer(found._asdict(), f"{found.number}:{found.entry_hash}")
 
 
-@command.command("export")
+@audit.command("export")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="json", show_default=True)
 @click.option("--since", metavar="TIME", help="Only entries from this time on.")
@@ -123,7 +104,7 @@ def export(store: WorkspaceStore, path: Path, form: str, since: str | None, unti
         click.echo(str(written))
 
 
-@command.command("switch")
+@audit.command("switch")
 @click.argument("state", type=click.Choice(["on", "off"]))
 @click.option("--reads", is_flag=True, help="Also record replays, and reads of models and files.")
 @store_option
@@ -133,7 +114,7 @@ def switch(store: WorkspaceStore, state: str, reads: bool) -> None:
     click.echo(f"The audit trail is {state}.")
 
 
-@command.command("guard")
+@audit.command("guard")
 @click.option("--forbid-key", "keys", multiple=True, metavar="NAME", help="Refuse this key of metadata.")
 @click.option(
     "--forbid", "patterns", multiple=True, metavar="REGEX", help="Refuse text that matches this pattern."
@@ -152,7 +133,6 @@ def guard(
     fewer_keys: tuple[str, ...],
     fewer: tuple[str, ...],
     dry_run: bool,
-    as_json: bool,
 ) -> None:
     """List, add or remove rules for content that metadata, notes and tags must not contain."""
     from nirs_store.audit.guard import PATIENT_KEYS
@@ -166,8 +146,7 @@ def guard(
         rules.forbid(keys=more, patterns=patterns)
     if not dry_run and (fewer_keys or fewer):
         rules.allow(keys=fewer_keys, patterns=fewer)
-    if as_json:
-        print_json(found)
+    if printed_json(found):
         return
     for name, values in found.items():
         for value in values:
@@ -180,9 +159,6 @@ def guard(
 
 def _about(store: WorkspaceStore, thing: str) -> tuple[str | None, str | None]:
     """Return the kind and the whole id of what entries are about, also of what is deleted by now."""
-    from nirs_store.cli._workspace import thing as find_thing
-    from nirs_store.errors import InvalidInput, UnknownId
-
     kind, _, identifier = thing.partition(":")
     if not identifier:
         return kind or None, None
@@ -195,37 +171,23 @@ def _about(store: WorkspaceStore, thing: str) -> tuple[str | None, str | None]:
         found = thing
     if isinstance(found, tuple):
         return found
-    # As the table shows it, which has no more than the end of an id.
-    near = [each for each in noted if len(identifier) >= 4 and each.endswith(identifier)]
-    if len(near) > 1:
-        raise InvalidInput(
-            f"{identifier!r} fits {len(near)} {kind}s: {', '.join(near[:3])}. Write more of the id."
-        )
-    if not near:
-        raise UnknownId(kind, identifier, "'nirs-store audit log' lists what there are entries about.")
-    return kind, near[0]
+    hint = "'nirs-store audit log' lists what there are entries about."
+    return kind, the_end_of_one(identifier, noted, kind, hint)
 
 
-def _print(entries: pl.DataFrame, as_json: bool) -> None:
-    import json
-
-    if as_json:
-        print_json([{**row, "details": json.loads(row["details"] or "null")} for row in entries.to_dicts()])
-        return
-    if not entries.height:
-        click.echo("No entries.")
-        return
+def _print(entries: pl.DataFrame) -> None:
     print_rows(
-        entries.to_dicts(),
+        [{**row, "details": json.loads(row["details"] or "null")} for row in entries.to_dicts()],
         {
             "number": "number",
             "when": lambda row: moment(row["made_at"]),
             "who": lambda row: f"{row['user']}@{row['host']}:{row['pid']}",
             "operation": "operation",
-            "object": lambda row: _object(row),
+            "object": _object,
             "": lambda row: "ok" if row["success"] else "failed",
             "message": lambda row: row["message"] or "",
         },
+        empty="No entries.",
         numeric=["number"],
         flexible=["message", "who"],
     )
@@ -233,12 +195,8 @@ def _print(entries: pl.DataFrame, as_json: bool) -> None:
 
 def _object(row: dict[str, Any]) -> str:
     """Return kind and short id of what an entry is about, with the name of a file; only ids are shortened."""
-    import json
-
-    from nirs_store.ids import is_id
-
     kind, identifier = row["object_kind"], row["object_id"]
-    name = (json.loads(row["details"] or "null") or {}).get("name") if kind == "file" else None
+    name = (row["details"] or {}).get("name") if kind == "file" else None
     return " ".join(filter(None, (kind, name, short_id(identifier) if is_id(identifier) else identifier)))
 
 
@@ -253,14 +211,14 @@ _type_option = click.option(
 
 
 @click.group("lineage", cls=Group)
-def command_lineage() -> None:
+def lineage() -> None:
     """Show the lineage of objects, and record links.
 
     An OBJECT is an id, the part of one shown in tables, or kind:id (file:..., bundle:...).
     """
 
 
-@command_lineage.command("show")
+@lineage.command("show")
 @click.argument("thing", metavar="OBJECT")
 @click.option(
     "--downstream", "direction", flag_value="downstream", help="Show what was made from the object."
@@ -278,20 +236,17 @@ def command_lineage() -> None:
 @json_option
 @store_option
 def show_lineage(
-    store: WorkspaceStore, thing: str, direction: str | None, depth: int | None, form: str, as_json: bool
+    store: WorkspaceStore, thing: str, direction: str | None, depth: int | None, form: str
 ) -> None:
     """Show the sources of an object, or the objects made from it."""
-    from nirs_store.cli._workspace import thing as find_thing
-
     graph = store.lineage.graph(find_thing(store, thing), direction or "upstream", max_depth=depth)
-    if as_json:
-        print_json(graph.to_dict())
+    if printed_json(graph.to_dict()):
         return
     text = {"tree": graph.__str__, "dot": graph.to_dot, "mermaid": graph.to_mermaid}[form]()
     click.echo(text.rstrip("\n"))
 
 
-@command_lineage.command("link")
+@lineage.command("link")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.argument("target", metavar="TARGET")
 @_type_option
@@ -299,18 +254,15 @@ def show_lineage(
 @store_option
 def link(store: WorkspaceStore, sources: tuple[str, ...], target: str, link_type: str, dry_run: bool) -> None:
     """Record that TARGET was made from the sources."""
-    from nirs_store.cli._workspace import thing
-
-    found = [thing(store, source) for source in sources]
-    made = thing(store, target)
-    store.lineage.link(found, made, link_type, dry_run=dry_run)
+    found = [find_thing(store, source) for source in sources]
+    store.lineage.link(found, find_thing(store, target), link_type, dry_run=dry_run)
     for source in sources:
         click.echo(f"{source} -> {target} ({link_type})")
     if dry_run:
         click.echo("Nothing was recorded (dry run).")
 
 
-@command_lineage.command("unlink")
+@lineage.command("unlink")
 @click.argument("source", metavar="SOURCE")
 @click.argument("target", metavar="TARGET")
 @click.option("--type", "link_type", metavar="WORD", help="Only links of this type.")
@@ -318,8 +270,6 @@ def link(store: WorkspaceStore, sources: tuple[str, ...], target: str, link_type
 @store_option
 def unlink(store: WorkspaceStore, source: str, target: str, link_type: str | None, dry_run: bool) -> None:
     """Remove a recorded link."""
-    from nirs_store.cli._workspace import thing
-
-    first, second = thing(store, source), thing(store, target)
+    first, second = find_thing(store, source), find_thing(store, target)
     count = store.lineage.unlink([first], second, link_type, dry_run=dry_run)
     click.echo(f"{count} links would be removed (dry run)." if dry_run else f"Removed {count} links.")

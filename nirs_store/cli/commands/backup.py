@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,15 +17,25 @@ from nirs_store.cli._options import (
     FOR_GOOD,
     confirm,
     dry_run_option,
+    given,
     json_option,
     offline_option,
+    overwrite_option,
     store_option,
     workspace_option,
     yes_option,
 )
-
-# -- ``nirs-store archive``.
-from nirs_store.cli._output import human_bytes, moment, print_json, print_rows, print_table, progress
+from nirs_store.cli._output import (
+    answer,
+    human_bytes,
+    moment,
+    print_counts,
+    print_rows,
+    print_table,
+    printed_json,
+    progress,
+)
+from nirs_store.cli._workspace import find, open_store
 
 if TYPE_CHECKING:
     from nirs_store.migration.report import MigrationReport
@@ -45,79 +55,46 @@ if TYPE_CHECKING:
 @click.option(
     "--model", "model_id", metavar="ID", help="Instead, archive all files, evaluations and runs of a model."
 )
-@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@overwrite_option
 @dry_run_option
 @json_option
 @workspace_option
 @offline_option
-def command_archive(
-    path: Path,
-    runs: tuple[str, ...],
-    files: tuple[str, ...],
-    evaluations: tuple[str, ...],
-    datasets: tuple[str, ...],
-    model_id: str | None,
-    overwrite: bool,
-    dry_run: bool,
-    as_json: bool,
-    workspace: Path,
+def archive(
+    path: Path, runs: tuple[str, ...], overwrite: bool, dry_run: bool, workspace: Path, **options: Any
 ) -> None:
     """Write runs, files, evaluations and data sets with all their contents to one file; without options, everything.
 
     PATH ends with .tar.gz, .tar.zst or .zip. 'nirs-store restore' restores it into another workspace.
     """
-    from nirs_store.backup.archive import Archive, ArchivePlan
-    from nirs_store.cli._workspace import find, open_store
-
     with open_store(workspace) as store, progress("Archiving") as show:
-        ids = [find(store, text, ["run"]).identifier for text in runs] or None
-        made: Archive | ArchivePlan
-        if dry_run:
-            made = store.archive(
-                path,
-                runs=ids,
-                files=files or None,
-                evaluations=evaluations or None,
-                datasets=datasets or None,
-                model_id=model_id,
-                overwrite=overwrite,
-                dry_run=True,
-            )
-        else:
-            made = store.archive(
-                path,
-                runs=ids,
-                files=files or None,
-                evaluations=evaluations or None,
-                datasets=datasets or None,
-                model_id=model_id,
-                overwrite=overwrite,
-                progress=show,
-            )
-    if as_json:
-        print_json({**made.to_dict(), "dry_run": dry_run})
+        chosen: dict[str, Any] = {name: value or None for name, value in options.items()}
+        chosen["runs"] = [find(store, text, ["run"]).identifier for text in runs] or None
+        made = store.archive(path, overwrite=overwrite, dry_run=dry_run, progress=show, **chosen)
+    if printed_json({**made.to_dict(), "dry_run": dry_run}):
         return
-    for table, count in made.rows.items():
-        click.echo(f"  {count:>8} {table}")
-    click.echo(f"  {made.blobs:>8} blobs ({human_bytes(made.blob_bytes)})")
-    if isinstance(made, Archive):
-        click.echo(f"Wrote {made.path} ({human_bytes(made.size)}).")
-    else:
-        click.echo("Nothing was written (dry run).")
+    _print_contents(made)
+    click.echo(
+        "Nothing was written (dry run)." if dry_run else f"Wrote {made.path} ({human_bytes(made.size)})."
+    )
+
+
+def _print_contents(archived: Any) -> None:
+    print_counts({**archived.rows, f"blobs ({human_bytes(archived.blob_bytes)})": archived.blobs})
 
 
 _target = click.argument("target", type=click.Path(path_type=Path))
 
 
 @click.group("backup", cls=Group)
-def command() -> None:
+def backup() -> None:
     """Make, list, verify and remove backups in a folder outside the workspace.
 
     'nirs-store restore TARGET FOLDER' restores one.
     """
 
 
-@command.command("create")
+@backup.command("create")
 @_target
 @click.option("--if-older-than", metavar="SPAN", help="Only if the last backup is older, e.g. 24h or 7d.")
 @click.option("--allow-missing", is_flag=True, help="Continue if the file of a blob is missing.")
@@ -125,54 +102,37 @@ def command() -> None:
 @json_option
 @store_option
 def create(
-    store: WorkspaceStore,
-    target: Path,
-    if_older_than: str | None,
-    allow_missing: bool,
-    dry_run: bool,
-    as_json: bool,
+    store: WorkspaceStore, target: Path, if_older_than: str | None, allow_missing: bool, dry_run: bool
 ) -> None:
     """Make a backup and verify it. Other processes can keep recording; only new blobs are copied."""
     if dry_run:
         plan = store.backups.plan(target, if_older_than=if_older_than)
-        if as_json:
-            print_json({**plan.to_dict(), "dry_run": True})
-        else:
-            size = human_bytes(plan.new_bytes)
-            click.echo(f"{plan.new_blobs} new blobs ({size}) and the catalog" if plan.due else "Not due yet.")
-            click.echo("Nothing was written (dry run).")
+        size = human_bytes(plan.new_bytes)
+        words = f"{plan.new_blobs} new blobs ({size}) and the catalog" if plan.due else "Not due yet."
+        answer({**plan.to_dict(), "dry_run": True}, f"{words}\nNothing was written (dry run).")
         return
     with progress("Backing up") as show:
         made = store.backups.create(
             target, if_older_than=if_older_than, allow_missing=allow_missing, progress=show
         )
-    if as_json:
-        print_json(None if made is None else made.to_dict())
-    elif made is None:
-        click.echo("The last backup is young enough; none was made.")
+    if made is None:
+        answer(None, "The last backup is young enough; none was made.")
     else:
-        click.echo(
+        answer(
+            made.to_dict(),
             f"Backup {made.backup_id}: {made.n_blobs} blobs, {human_bytes(made.size_bytes)}; "
-            f"{made.new_blobs} of them new ({human_bytes(made.new_bytes)})."
+            f"{made.new_blobs} of them new ({human_bytes(made.new_bytes)}).",
         )
 
 
-@command.command("list")
+@backup.command("list")
 @click.argument("target", type=click.Path(path_type=Path), required=False)
 @json_option
 @store_option
-def list_backups(store: WorkspaceStore, target: Path | None, as_json: bool) -> None:
+def list_backups(store: WorkspaceStore, target: Path | None) -> None:
     """List the backups in a folder, or those that the workspace recorded."""
-    frame = store.backups.list(target)
-    rows = list(frame.iter_rows(named=True))
-    if as_json:
-        print_json(rows)
-        return
-    if not rows:
-        click.echo("No backups.")
-        return
     print_rows(
-        rows,
+        store.backups.list(target),
         {
             "backup": "backup_id",
             "made": lambda r: moment(r["created_at"]),
@@ -180,30 +140,28 @@ def list_backups(store: WorkspaceStore, target: Path | None, as_json: bool) -> N
             "blobs": "n_blobs",
             "folder": "path",
         },
+        empty="No backups.",
         numeric=["size", "blobs"],
         flexible=["folder"],
     )
 
 
-@command.command("verify")
+@backup.command("verify")
 @_target
 @click.option("--backup", "backup_id", metavar="ID", help="Backup to verify [default: the newest].")
 @json_option
-def verify(target: Path, backup_id: str | None, as_json: bool) -> None:
+def verify(target: Path, backup_id: str | None) -> None:
     """Read a whole backup and compare every hash."""
     from nirs_store.backup.folder import verify_backup
 
     with progress("Verifying") as show:
         found = verify_backup(target, backup_id, progress=show)
-    if as_json:
-        print_json({"backup_id": found.backup_id, "files": len(found.files), "bytes": found.size_bytes})
-        return
-    click.echo(
-        f"Backup {found.backup_id} is whole: {len(found.files)} files, {human_bytes(found.size_bytes)}."
-    )
+    n, size = len(found.files), found.size_bytes
+    words = f"Backup {found.backup_id} is whole: {n} files, {human_bytes(size)}."
+    answer({"backup_id": found.backup_id, "files": n, "bytes": size}, words)
 
 
-@command.command("prune")
+@backup.command("prune")
 @_target
 @click.option("--keep-last", type=click.IntRange(1), metavar="N", help="Keep the newest N.")
 @click.option("--max-age", metavar="SPAN", help="Remove older ones, e.g. 30d. The newest is always kept.")
@@ -212,17 +170,11 @@ def verify(target: Path, backup_id: str | None, as_json: bool) -> None:
 @json_option
 @store_option
 def prune(
-    store: WorkspaceStore,
-    target: Path,
-    keep_last: int | None,
-    max_age: str | None,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
+    store: WorkspaceStore, target: Path, keep_last: int | None, max_age: str | None, dry_run: bool
 ) -> None:
     """Remove backups beyond a number or an age, and the blobs that no other backup needs."""
     plan = store.backups.prune(target, keep_last=keep_last, max_age=max_age, dry_run=True)
-    if not as_json:
+    if not given("json"):
         click.echo(
             f"{len(plan.remove)} backups to remove ({human_bytes(plan.bytes)}), {len(plan.keep)} to keep"
         )
@@ -230,16 +182,11 @@ def prune(
             click.echo(f"  {backup_id}")
         if plan.remove:
             click.echo(FOR_GOOD)
-    done = bool(plan.remove) and not dry_run and confirm("Remove them for good?", yes)
+    done = bool(plan.remove) and not dry_run and confirm("Remove them for good?")
     if done:
         plan = store.backups.prune(target, keep_last=keep_last, max_age=max_age)
-    if as_json:
-        print_json({**plan.to_dict(), "dry_run": dry_run, "removed": done})
-    else:
-        click.echo(f"Removed {len(plan.remove)} backups." if done else "Nothing was removed.")
-
-
-# -- ``nirs-store restore``.
+    words = f"Removed {len(plan.remove)} backups." if done else "Nothing was removed."
+    answer({**plan.to_dict(), "dry_run": dry_run, "removed": done}, words)
 
 
 @click.command("restore", cls=Command)
@@ -251,9 +198,7 @@ def prune(
 @dry_run_option
 @json_option
 @workspace_option
-def command_restore(
-    source: Path, folder: Path | None, backup_id: str | None, dry_run: bool, as_json: bool, workspace: Path
-) -> None:
+def restore(source: Path, folder: Path | None, backup_id: str | None, dry_run: bool, workspace: Path) -> None:
     """Restore an archive into the workspace, or a backup into an empty FOLDER.
 
     SOURCE is a .tar.gz, .tar.zst or .zip file, or a folder of backups. Everything is verified first;
@@ -261,34 +206,29 @@ def command_restore(
     is missing or empty. Models are pickles: restore only archives and backups from people you trust.
     """
     if source.is_dir():
-        _backup(source, folder, backup_id, dry_run, as_json)
+        _backup(source, folder, backup_id, dry_run)
     elif folder is not None or backup_id is not None:
         raise click.UsageError(
             "An archive goes into the workspace (--workspace); FOLDER and --backup are for backups."
         )
     else:
-        _archive(source, dry_run, as_json, workspace)
+        _archive(source, dry_run, workspace)
 
 
-def _archive(source: Path, dry_run: bool, as_json: bool, workspace: Path) -> None:
-    from nirs_store.cli._workspace import open_store
-
+def _archive(source: Path, dry_run: bool, workspace: Path) -> None:
     new = not is_shared(workspace) and (
         not workspace.exists() or (workspace.is_dir() and not any(workspace.iterdir()))
     )
     place = _new_workspace(workspace, dry_run) if new else open_store(workspace)
     with place as store, progress("Verifying") as show:
         found = store.restore_archive(source, dry_run=dry_run, progress=show)
-    if as_json:
-        print_json({**found.to_dict(), "new_workspace": new})
+    if printed_json({**found.to_dict(), "new_workspace": new}):
         return
     if new:
         click.echo(
             f"{workspace} {'would become' if dry_run else 'is'} a workspace{'' if dry_run else ' now'}."
         )
-    for table, count in found.rows.items():
-        click.echo(f"  {count:>8} {table}")
-    click.echo(f"  {found.blobs:>8} blobs ({human_bytes(found.blob_bytes)})")
+    _print_contents(found)
     if not found.rows and not found.blobs:
         click.echo("Everything is there already.")
     else:
@@ -324,25 +264,25 @@ def _new_workspace(workspace: Path, dry_run: bool) -> Iterator[WorkspaceStore]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _backup(source: Path, folder: Path | None, backup_id: str | None, dry_run: bool, as_json: bool) -> None:
+def _backup(source: Path, folder: Path | None, backup_id: str | None, dry_run: bool) -> None:
     from nirs_store.backup.backup import restore_backup
 
     if folder is None:
         raise click.UsageError("Name the empty FOLDER that the backup is to be brought back into.")
     with progress("Verifying" if dry_run else "Restoring") as show:
         told = restore_backup(source, folder, backup_id, dry_run=dry_run, progress=show).to_dict()
-    if as_json:
-        print_json({**told, "folder": str(folder), "dry_run": dry_run})
-        return
+    words = "It is whole; nothing was restored (dry run)." if dry_run else f"Restored to {folder}."
     size = human_bytes(int(str(told["bytes"])))
-    click.echo(f"Backup {told['backup_id']}: {told['files']} files, {size}.")
-    click.echo("It is whole; nothing was restored (dry run)." if dry_run else f"Restored to {folder}.")
+    answer(
+        {**told, "folder": str(folder), "dry_run": dry_run},
+        f"Backup {told['backup_id']}: {told['files']} files, {size}.\n{words}",
+    )
 
 
 _UNVERIFIED = 4
 
 
-@click.command(name="migrate", cls=Command)
+@click.command("migrate", cls=Command)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option(
@@ -353,9 +293,7 @@ _UNVERIFIED = 4
 @dry_run_option
 @json_option
 @click.pass_context
-def command_migrate(
-    ctx: click.Context, source: Path, target: Path, unpickle: bool, dry_run: bool, as_json: bool
-) -> None:
+def migrate(ctx: click.Context, source: Path, target: Path, unpickle: bool, dry_run: bool) -> None:
     """Copy runs, models and predictions of the nirs4all workspace SOURCE into TARGET.
 
     SOURCE (nirs4all 0.7 to 1.4) is only read. TARGET is created if missing. At the end, everything copied
@@ -372,9 +310,7 @@ def command_migrate(
             unpickle=unpickle,
             on_progress=lambda what, done, total: show(done, total),
         )
-    if as_json:
-        print_json(report.to_dict())
-    else:
+    if not printed_json(report.to_dict()):
         _print_migration(report)
     if not dry_run and not report.verified:
         ctx.exit(_UNVERIFIED)

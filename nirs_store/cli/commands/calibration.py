@@ -10,13 +10,20 @@ import click
 
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import Choice, json_option, store_option
-from nirs_store.cli._output import numbers, plain_text, print_data, print_json, print_table, short_id
+from nirs_store.cli._output import (
+    numbers,
+    print_columns,
+    print_csv,
+    print_table,
+    printed_json,
+    refuse_json_with_csv,
+    short_id,
+)
 from nirs_store.cli._spectra import read_file, reading_options, stored_name
+from nirs_store.cli._workspace import exports_of, find, named_chain
 from nirs_store.display import with_unit
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from nirs_store.choosing import ComponentChoice
     from nirs_store.diagnosing import Diagnosis
     from nirs_store.store import WorkspaceStore
@@ -34,9 +41,7 @@ _FIGURES = ("t2-q", "influence", "scores", "loadings", "weights", "vip", "select
 @click.option("--target", metavar="NAME", help="One target of chains that predict several.")
 @json_option
 @store_option
-def command_suggest(
-    store: WorkspaceStore, identifier: str, rule: Any, alpha: float, target: str | None, as_json: bool
-) -> None:
+def suggest(store: WorkspaceStore, identifier: str, rule: Any, alpha: float, target: str | None) -> None:
     """Suggest a number of latent variables for a run or for the family of a chain.
 
     A family is a set of chains in one run that differ only in the number of latent variables. Rules: one_se
@@ -44,13 +49,10 @@ def command_suggest(
     errors are not significantly larger, wold stops when PRESS hardly falls, min selects the lowest
     RMSECV.
     """
-    from nirs_store.cli._workspace import find
-
     found = find(store, identifier, ["run", "chain"]).identifier
     given = store.suggest_components(found, rule, alpha=alpha, target=target)
     choices = given if isinstance(given, list) else [given]
-    if as_json:
-        print_json([_choice(each) for each in choices])
+    if printed_json([_choice(each) for each in choices]):
         return
     for index, each in enumerate(choices):
         if index:
@@ -59,15 +61,8 @@ def command_suggest(
 
 
 def _choice(choice: ComponentChoice) -> dict[str, Any]:
-    return {
-        "components": choice.components,
-        "chain_id": choice.chain_id,
-        "rule": choice.rule,
-        "preprocessings": choice.preprocessings,
-        "target": choice.target,
-        "unit": choice.unit,
-        "table": choice.table.to_dicts(),
-    }
+    names = ("components", "chain_id", "rule", "preprocessings", "target", "unit")
+    return {name: getattr(choice, name) for name in names} | {"table": choice.table.to_dicts()}
 
 
 def _print_choice(choice: ComponentChoice) -> None:
@@ -85,7 +80,7 @@ def _print_choice(choice: ComponentChoice) -> None:
         "": ["<" if each else "" for each in table["chosen"]],
         "chain": ["" if each is None else short_id(each) for each in table["chain_id"]],
     }
-    print_table(list(columns), zip(*columns.values(), strict=True), numeric=["LV", "RMSECV", "SE", "p", "R"])
+    print_columns(columns, numeric=["LV", "RMSECV", "SE", "p", "R"])
 
 
 @click.command("review", cls=Command)
@@ -97,17 +92,14 @@ def _print_choice(choice: ComponentChoice) -> None:
 )
 @json_option
 @store_option
-def command_review(store: WorkspaceStore, identifier: str, target: str | None, as_json: bool) -> None:
+def review(store: WorkspaceStore, identifier: str, target: str | None) -> None:
     """Check a chain for the common mistakes in a calibration.
 
     Each finding has a code; docs/review/<code>.md says why it matters and what to do. The exit code is 0
     even with findings; in a script, read `findings` of --json.
     """
-    from nirs_store.cli._workspace import find
-
     found = store.review(find(store, identifier, ["chain"]).identifier, target=target)
-    if as_json:
-        print_json(found.to_dict())
+    if printed_json(found.to_dict()):
         return
     if not found.findings:
         click.echo(f"Nothing found in {len(found.checked)} checks.")
@@ -142,7 +134,7 @@ def command_review(store: WorkspaceStore, identifier: str, target: str | None, a
 @reading_options
 @json_option
 @store_option
-def command_diagnose(
+def diagnose(
     store: WorkspaceStore,
     identifier: str,
     file: Path,
@@ -155,18 +147,14 @@ def command_diagnose(
     figure: str | None,
     output: Path | None,
     reading: dict[str, Any],
-    as_json: bool,
 ) -> None:
     """Diagnose the samples of FILE with a chain: T2, Q, leverage, residuals, outliers by name.
 
     FILE may be a stored data set, as in corn@v2.
     """
-    from nirs_store.cli._workspace import exports_of, named_chain
-
     if output is not None and figure is None:
         raise click.UsageError("--output needs --figure.")
-    if table is not None and as_json:
-        raise click.UsageError("--json and --csv exclude each other.")
+    refuse_json_with_csv(table)
 
     def read(path: Path) -> Any:
         return stored_name(path) or read_file(path, reading, target=target, id_column=id_column)
@@ -184,17 +172,17 @@ def command_diagnose(
     if figure is not None:
         from nirs_store.plots import save_figure
 
-        folder = exports_of(store)
-        path = save_figure(_draw(found, figure), output or folder / f"{figure}_{chain_id[-8:]}.png")
+        path = save_figure(
+            _draw(found, figure), output or exports_of(store) / f"{figure}_{chain_id[-8:]}.png"
+        )
         click.echo(f"Figure: {path}", err=True)
     if table is not None:
-        _print_csv(getattr(found, table))
+        print_csv(getattr(found, table))
         return
     frame = found.samples if everything else found.outliers
-    if as_json:
-        print_json({"limits": found.limits, "space": found.space, "samples": frame.to_dicts()})
-        return
     limits = found.limits
+    if printed_json({"limits": limits, "space": found.space, "samples": frame.to_dicts()}):
+        return
     q = "not known" if limits["q"] is None else f"{limits['q']:.4g}"
     click.echo(
         f"{found.samples.height} samples, {found.n_components} latent variables ({found.space}); "
@@ -209,9 +197,7 @@ def command_diagnose(
     columns = {"sample": frame["sample"].to_list()}
     columns |= {name: numbers(frame[name].to_list()) for name in shown if frame[name].dtype.is_numeric()}
     columns["flags"] = [", ".join(each) for each in frame["flags"].to_list()]
-    print_table(
-        list(columns), zip(*columns.values(), strict=True), numeric=shown, flexible=["sample", "flags"]
-    )
+    print_columns(columns, numeric=shown, flexible=["sample", "flags"])
 
 
 @click.command("coefficients", cls=Command)
@@ -219,35 +205,24 @@ def command_diagnose(
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV with all digits.")
 @json_option
 @store_option
-def command_coefficients(store: WorkspaceStore, identifier: str, as_csv: bool, as_json: bool) -> None:
+def coefficients(store: WorkspaceStore, identifier: str, as_csv: bool) -> None:
     """Print the regression coefficients of a chain's linear model, one row per channel.
 
     They belong to the spectra after all preprocessing, in units of the target per unit of signal. With fold models
     in the store, each fold has a column too.
     """
-    from nirs_store.cli._workspace import named_chain
-
-    if as_csv and as_json:
-        raise click.UsageError("--json and --csv exclude each other.")
+    refuse_json_with_csv(as_csv)
     frame = store.coefficients(named_chain(store, identifier)[0])
     if as_csv:
-        _print_csv(frame)
-    elif as_json:
-        print_json(frame.to_dicts())
-    else:
+        print_csv(frame)
+    elif not printed_json(frame.to_dicts()):
         columns = {
             name: numbers(frame[name].to_list())
             if frame[name].dtype.is_float()
             else [str(n) for n in frame[name]]
             for name in frame.columns
         }
-        print_table(list(columns), zip(*columns.values(), strict=True), numeric=list(columns))
-
-
-def _print_csv(frame: pl.DataFrame) -> None:
-    from nirs_store.reading.tables import frame_csv
-
-    print_data(frame_csv(frame, cell=plain_text))
+        print_columns(columns, numeric=list(columns))
 
 
 def _draw(found: Diagnosis, figure: str) -> Any:
@@ -267,7 +242,6 @@ def _draw(found: Diagnosis, figure: str) -> Any:
     return drawings[figure](found)
 
 
-_SCREEN_RULES = ("one_se", "randomization", "wold", "min")
 _SHOWN = 10
 
 
@@ -292,9 +266,7 @@ _SHOWN = 10
 )
 @click.option("--cv", type=click.IntRange(2), default=8, show_default=True, help="Number of folds.")
 @click.option("--seed", type=int, help="Shuffle the samples with this seed before they are split.")
-@click.option(
-    "--rule", type=Choice(_SCREEN_RULES), default="one_se", show_default=True, help="Selection rule."
-)
+@click.option("--rule", type=Choice(_RULES), default="one_se", show_default=True, help="Selection rule.")
 @click.option(
     "--keep", default="best", show_default=True, help="Which models to store: best, all, or a number."
 )
@@ -306,29 +278,32 @@ _SHOWN = 10
 )
 @click.option("--name", metavar="TEXT", help="Name of the run.")
 @click.option(
-    "--jobs", "-j", type=int, default=1, show_default=True, help="Worker processes; -1 for all cores."
+    "--jobs",
+    "-j",
+    "n_jobs",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Worker processes; -1 for all cores.",
 )
 @reading_options
 @json_option
 @store_option
-def command_screen(
+def screen(
     store: WorkspaceStore,
     file: Path,
     targets: tuple[str, ...],
     unit: str | None,
     groups: str | None,
     preprocess: str,
-    model: str,
     components: str,
     cv: int,
     seed: int | None,
     rule: Any,
     keep: str,
     test_file: Path | None,
-    name: str | None,
-    jobs: int,
     reading: dict[str, Any],
-    as_json: bool,
+    **options: Any,
 ) -> None:
     """Cross-validate every preprocessing with every number of components, and keep the best model.
 
@@ -361,23 +336,21 @@ def command_screen(
         board = store.screen(
             spectra,
             preprocess=names,
-            model=model,
             components=counts,
             cv=splitter,
             rule=rule,
             keep=kept,
             X_test=test,
             target=target if isinstance(test, str) else None,
-            name=name,
-            n_jobs=jobs,
+            **options,
         )
     except KeyboardInterrupt:
         click.echo("Stopped. The same command continues with the candidates that are missing.", err=True)
         raise
     best = board.best()
     frame = board.frame
-    if as_json:
-        print_json({"run_id": board.run_id, "best": best, "rule": rule, "candidates": frame.to_dicts()})
+    found = {"run_id": board.run_id, "best": best, "rule": rule, "candidates": frame.to_dicts()}
+    if printed_json(found):
         return
     chosen = frame.filter(chain_id=best).row(0, named=True)
     shown = frame.head(_SHOWN).to_dicts()
@@ -391,11 +364,8 @@ def command_screen(
     }
     cells["kept"] = ["yes" if row["kept"] else "" for row in shown]
     cells["chain"] = [short_id(row["chain_id"]) for row in shown]
-    print_table(
-        list(cells),
-        zip(*cells.values(), strict=True),
-        numeric=[c for c in columns if c not in ("preprocessing", "model", "kept")],
-    )
+    words = ("preprocessing", "model", "kept")
+    print_columns(cells, numeric=[name for name in columns if name not in words])
     if frame.height > len(shown):
         click.echo(f"{frame.height} candidates in the run {short_id(board.run_id)}.")
     click.echo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -14,78 +15,79 @@ from nirs_store.cli._options import (
     Choice,
     confirm,
     dry_run_option,
+    given,
     json_option,
+    now_option,
     store_option,
     yes_option,
 )
-from nirs_store.cli._output import cell_text, moment, numbers, print_fields, print_json, print_table, short_id
+from nirs_store.cli._output import (
+    answer,
+    cell_text,
+    moment,
+    numbers,
+    print_aliases,
+    print_columns,
+    print_fields,
+    print_rows,
+    printed_json,
+    short_id,
+)
+from nirs_store.cli._workspace import exports_of, find
 from nirs_store.cli.commands import service
 from nirs_store.display import counted, printable
 
 if TYPE_CHECKING:
-    from nirs_store.service.versions import CalibrationVersion
     from nirs_store.store import WorkspaceStore
 
 _MEANINGS = ("authorship", "review", "responsibility", "approval")
+_SCOPE = ("matrix", "instruments", "range", "wavelengths")
 _which = click.argument("calibration", metavar="NAME@VERSION")
 _by = click.option("--by", "user", metavar="NAME", help="Who does it [default: the user of the system].")
-_key_file = click.option(
-    "--key-file",
-    type=click.Path(path_type=Path),
-    help="File with a secret of at least 16 bytes.",
-)
+_reason = click.option("--reason", "-m", metavar="TEXT", help="Why; kept in the history.")
 
 
 @click.group("calibrations", cls=Group)
-def command() -> None:
+def calibrations() -> None:
     """Manage named calibrations: versions, aliases, signatures, dossiers.
 
     NAME@VERSION is fat@v3, fat@production, fat@latest, or fat, which means fat@production.
     """
 
 
-for _each in (
-    service.command_monitor,
-    service.command_correct,
-    service.command_update,
-    service.command_challenge,
-):
-    command.add_command(_each)
+for _each in (service.monitor, service.correct, service.update, service.challenge):
+    calibrations.add_command(_each)
 
 
-@command.command("list")
+@calibrations.command("list")
 @json_option
 @store_option
-def list_(store: WorkspaceStore, as_json: bool) -> None:
+def list_calibrations(store: WorkspaceStore) -> None:
     """List the calibrations."""
-    found = store.calibrations.list()
-    if as_json:
-        print_json(found.to_dicts())
-        return
-    if not found.height:
-        click.echo("No calibrations. Register a chain: nirs-store calibrations register NAME CHAIN")
-        return
-    rows = [
-        (row["name"], f"v{row['latest']}", row["aliases"], row["target"], moment(row["created_at"]))
-        for row in found.iter_rows(named=True)
-    ]
-    print_table(["name", "latest", "aliases", "target", "registered"], rows, flexible=["name", "aliases"])
+    print_rows(
+        store.calibrations.list(),
+        {
+            "name": "name",
+            "latest": lambda row: f"v{row['latest']}",
+            "aliases": "aliases",
+            "target": "target",
+            "registered": lambda row: moment(row["created_at"]),
+        },
+        empty="No calibrations. Register a chain: nirs-store calibrations register NAME CHAIN",
+        flexible=["name", "aliases"],
+    )
 
 
-@command.command("show")
+@calibrations.command("show")
 @click.argument("calibration", metavar="NAME[@VERSION]")
 @json_option
 @store_option
-def show(store: WorkspaceStore, calibration: str, as_json: bool) -> None:
+def show(store: WorkspaceStore, calibration: str) -> None:
     """Show the versions of a name with its aliases, or one version with its signatures."""
-    one = "@" in calibration
-    facts = _version(store, calibration) if one else _name(store, calibration)
-    if as_json:
-        print_json(facts)
-    elif one:
-        _print_version(facts)
-    else:
-        _print_name(facts)
+    read, show_it = (_version, _print_version) if "@" in calibration else (_name, _print_name)
+    facts = read(store, calibration)
+    if not printed_json(facts):
+        show_it(facts)
 
 
 def _version(store: WorkspaceStore, calibration: str) -> dict[str, Any]:
@@ -107,15 +109,13 @@ def _corrections(store: WorkspaceStore, name: str) -> dict[int, str]:
 
 
 def _name(store: WorkspaceStore, name: str) -> dict[str, Any]:
-    versions = store.calibrations.versions(name)
-    history = store.calibrations.history(name)
     return {
         "name": name,
-        "versions": versions.to_dicts(),
+        "versions": store.calibrations.versions(name).to_dicts(),
         "aliases": store.calibrations.aliases(name),
         "corrections": {f"v{version}": words for version, words in _corrections(store, name).items()},
         "rules": {alias: str(rule) for alias, rule in store.calibrations.rules(name).items()},
-        "history": [vars(each) for each in history],
+        "history": [vars(each) for each in store.calibrations.history(name)],
     }
 
 
@@ -132,37 +132,38 @@ def _dataset(store: WorkspaceStore, identifier: str | None) -> str | None:
 
 
 def _print_name(facts: dict[str, Any]) -> None:
-    import json
-
-    figures = [json.loads(row["figures"]) for row in facts["versions"]]
+    rows = facts["versions"]
+    figures = [json.loads(row["figures"]) for row in rows]
     table = {
-        "version": [f"v{row['version']}" for row in facts["versions"]],
-        "aliases": [row["aliases"] for row in facts["versions"]],
+        "version": [f"v{row['version']}" for row in rows],
+        "aliases": [row["aliases"] for row in rows],
         "SECV": numbers([each.get("secv") for each in figures]),
         "SEP": numbers([each.get("sep") for each in figures]),
-        "signed": [row["signatures"] or "" for row in facts["versions"]],
-        "chain": [
-            short_id(row["chain_id"]) + ("" if row["chain_exists"] else " (deleted)")
-            for row in facts["versions"]
-        ],
-        "author": [row["author"] for row in facts["versions"]],
-        "registered": [moment(row["created_at"]) for row in facts["versions"]],
-        "note": [row["note"] for row in facts["versions"]],
+        "signed": [row["signatures"] or "" for row in rows],
+        "chain": [short_id(row["chain_id"]) + ("" if row["chain_exists"] else " (deleted)") for row in rows],
+        "author": [row["author"] for row in rows],
+        "registered": [moment(row["created_at"]) for row in rows],
+        "note": [row["note"] for row in rows],
     }
-    numeric = ["SECV", "SEP", "signed"]
-    print_table(list(table), zip(*table.values(), strict=True), numeric=numeric, flexible=["note", "aliases"])
+    print_columns(table, numeric=["SECV", "SEP", "signed"], flexible=["note", "aliases"])
     for version, words in facts["corrections"].items():
         click.echo(f"{version} is {words}.")
     for alias, rule in facts["rules"].items():
         click.echo(f"The alias {printable(alias)!r} demands {rule}.")
     if facts["history"]:
         click.echo()
-        rows = [
-            (each["alias"], _number(each["previous"]), _number(each["version"]), each["set_by"],
-             moment(each["set_at"]), each["reason"])
-            for each in reversed(facts["history"])
-        ]  # fmt: skip
-        print_table(["alias", "from", "to", "by", "when", "reason"], rows, flexible=["reason"])
+        print_rows(
+            reversed(facts["history"]),
+            {
+                "alias": "alias",
+                "from": lambda each: _number(each["previous"]),
+                "to": lambda each: _number(each["version"]),
+                "by": "set_by",
+                "when": lambda each: moment(each["set_at"]),
+                "reason": "reason",
+            },
+            flexible=["reason"],
+        )
 
 
 def _number(version: int | None) -> str:
@@ -172,7 +173,6 @@ def _number(version: int | None) -> str:
 def _print_version(facts: dict[str, Any]) -> None:
     from nirs_store.service.versions import labelled
 
-    scope = "; ".join(f"{key}: {_words(value)}" for key, value in facts["scope"].items())
     print_fields(
         {
             "calibration": facts["label"],
@@ -180,7 +180,7 @@ def _print_version(facts: dict[str, Any]) -> None:
             "chain": facts["chain_id"] + ("" if facts["chain_exists"] else " (deleted)"),
             "data set": facts["dataset"],
             "correction": facts["correction"],
-            "scope": scope,
+            "scope": "; ".join(f"{key}: {_words(value)}" for key, value in facts["scope"].items()),
             "author": facts["author"],
             "registered": _time(facts["created_at"]),
             "note": facts["note"],
@@ -190,11 +190,14 @@ def _print_version(facts: dict[str, Any]) -> None:
     print_fields({name: cell_text(value) for name, value in labelled(facts["figures"]).items()})
     if facts["signatures"]:
         click.echo()
-        rows = [
-            (each["meaning"], each["signer"], _time(each["signed_at"]), each["key_id"], each["note"])
-            for each in facts["signatures"]
-        ]
-        print_table(["meaning", "signer", "when", "key", "note"], rows, flexible=["note"])
+        columns = {
+            "meaning": "meaning",
+            "signer": "signer",
+            "when": lambda each: _time(each["signed_at"]),
+            "key": "key_id",
+            "note": "note",
+        }
+        print_rows(facts["signatures"], columns, flexible=["note"])
         click.echo(f"Check them with: nirs-store calibrations verify {quote(printable(facts['label']))}")
 
 
@@ -210,13 +213,15 @@ def _words(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-@command.command("register")
+@calibrations.command("register")
 @click.argument("name")
 @click.argument("chain", metavar="CHAIN")
 @click.option("--alias", metavar="WORD", help="Alias to point to the new version, e.g. candidate.")
 @click.option("--matrix", multiple=True, metavar="TEXT", help="Scope: what may be measured (repeatable).")
-@click.option("--instrument", multiple=True, metavar="TEXT", help="Scope: an instrument (repeatable).")
-@click.option("--range", "limits", nargs=2, type=float, metavar="LOW HIGH", help="Scope: predicted values.")
+@click.option(
+    "--instrument", "instruments", multiple=True, metavar="TEXT", help="Scope: an instrument (repeatable)."
+)
+@click.option("--range", nargs=2, type=float, metavar="LOW HIGH", help="Scope: predicted values.")
 @click.option(
     "--wavelengths", nargs=2, type=float, metavar="LOW HIGH", help="Scope: first and last wavelength."
 )
@@ -233,15 +238,11 @@ def register(
     name: str,
     chain: str,
     alias: str | None,
-    matrix: tuple[str, ...],
-    instrument: tuple[str, ...],
-    limits: tuple[float, float] | None,
-    wavelengths: tuple[float, float] | None,
     dataset: str | None,
     author: str | None,
     note: str | None,
     facts: tuple[str, ...],
-    as_json: bool,
+    **scope: Any,
 ) -> None:
     """Register a chain as the next version of NAME.
 
@@ -251,44 +252,29 @@ def register(
     \b
     nirs-store calibrations register fat 3fd52bb4 --range 0 60 --fact "reference_method=ISO 1443"
     """  # noqa: D301 (click reads the escape)
-    from nirs_store.cli._workspace import find
-
-    scope = {
-        "matrix": list(matrix) or None,
-        "instruments": list(instrument) or None,
-        "range": limits,
-        "wavelengths": wavelengths,
-    }
     pairs = [each.partition("=") for each in facts]
     if any(not sign or not key.strip() for key, sign, _ in pairs):
         raise click.UsageError("--fact: expected KEY=TEXT, e.g. reference_method=ISO 1443.")
     found = store.calibrations.register(
         name,
         find(store, chain, ["chain"]).identifier,
-        scope={key: value for key, value in scope.items() if value},
+        scope={key: list(scope[key]) for key in _SCOPE if scope[key]},
         note=note,
         author=author,
         dataset=dataset,
         metadata={key.strip(): value.strip() for key, _, value in pairs},
         alias=alias,
     )
-    _say(found, as_json, "Registered")
+    aliases = f" ({', '.join(found.aliases)})" if found.aliases else ""
+    answer(found.to_dict() | {"label": found.label}, f"Registered {printable(found.label + aliases)}")
 
 
-def _say(found: CalibrationVersion, as_json: bool, what: str) -> None:
-    if as_json:
-        print_json(found.to_dict() | {"label": found.label})
-    else:
-        aliases = f" ({', '.join(found.aliases)})" if found.aliases else ""
-        click.echo(f"{what} {printable(found.label + aliases)}")
-
-
-@command.command("alias")
+@calibrations.command("alias")
 @click.argument("name")
 @click.argument("alias", required=False)
 @click.argument("version", required=False)
 @click.option("--remove", is_flag=True, help="Remove the alias; its history stays.")
-@click.option("--reason", "-m", metavar="TEXT", help="Why; kept in the history.")
+@_reason
 @_by
 @json_option
 @store_option
@@ -300,7 +286,6 @@ def alias(
     remove: bool,
     reason: str | None,
     user: str | None,
-    as_json: bool,
 ) -> None:
     """Point ALIAS of NAME to VERSION (v3, latest, another alias). Without ALIAS, list the aliases."""
     if remove and (alias is None or version is not None):
@@ -311,16 +296,10 @@ def alias(
         store.calibrations.remove_alias(name, alias, reason=reason, user=user)
     elif alias is not None:
         store.calibrations.set_alias(name, alias, version, reason=reason, user=user)
-    found = store.calibrations.aliases(name)
-    if as_json:
-        print_json(found)
-    elif found:
-        print_table(["alias", "version"], [(word, f"v{number}") for word, number in found.items()])
-    else:
-        click.echo("No aliases.")
+    print_aliases(store.calibrations.aliases(name))
 
 
-@command.command("rule")
+@calibrations.command("rule")
 @click.argument("name")
 @click.argument("alias")
 @click.option("--signatures", type=click.IntRange(1), default=2, show_default=True, help="Different signers.")
@@ -334,56 +313,38 @@ def alias(
 @_by
 @store_option
 def rule(
-    store: WorkspaceStore,
-    name: str,
-    alias: str,
-    signatures: int,
-    others: int,
-    meanings: tuple[str, ...],
-    remove: bool,
-    user: str | None,
+    store: WorkspaceStore, name: str, alias: str, remove: bool, user: str | None, **options: Any
 ) -> None:
     """Require signatures of a version before ALIAS of NAME may point to it."""
     if remove:
         there = store.calibrations.remove_rule(name, alias, user=user)
         click.echo("Removed." if there else "There was no rule.")
         return
-    store.calibrations.set_rule(
-        name, alias, signatures=signatures, others=others, meanings=meanings, user=user
-    )
+    store.calibrations.set_rule(name, alias, user=user, **options)
     click.echo(f"The alias {printable(alias)!r} demands {store.calibrations.rules(name)[alias]}.")
 
 
-@command.command("sign")
+@calibrations.command("sign")
 @_which
 @click.option("--meaning", type=Choice(_MEANINGS), required=True, help="What the signature says.")
 @click.option("--signer", metavar="NAME", help="Printed name [default: the user of the system].")
 @click.option("--note", "-m", metavar="TEXT", help="Free text.")
-@_key_file
+@click.option(
+    "--key-file", "key", type=click.Path(path_type=Path), help="File with a secret of at least 16 bytes."
+)
 @json_option
 @store_option
-def sign(
-    store: WorkspaceStore,
-    calibration: str,
-    meaning: Any,
-    signer: str | None,
-    note: str | None,
-    key_file: Path | None,
-    as_json: bool,
-) -> None:
+def sign(store: WorkspaceStore, calibration: str, **options: Any) -> None:
     """Sign a version: bind name, time and meaning to its content.
 
     Without a key, anyone with write access to the workspace can make such a signature.
     """
-    found = store.calibrations.sign(calibration, meaning=meaning, signer=signer, note=note, key=key_file)
-    if as_json:
-        print_json(found.to_dict())
-        return
-    label = f"{found.name}@v{found.version}"
-    click.echo(printable(f"{found.meaning} of {label} by {found.signer}, {moment(found.signed_at)}"))
+    found = store.calibrations.sign(calibration, **options)
+    words = f"{found.meaning} of {found.name}@v{found.version} by {found.signer}, {moment(found.signed_at)}"
+    answer(found.to_dict(), printable(words))
 
 
-@command.command("verify")
+@calibrations.command("verify")
 @_which
 @click.option(
     "--key-file",
@@ -395,13 +356,11 @@ def sign(
 @json_option
 @store_option
 @click.pass_context
-def verify(
-    ctx: click.Context, store: WorkspaceStore, calibration: str, key_files: tuple[Path, ...], as_json: bool
-) -> None:
+def verify(ctx: click.Context, store: WorkspaceStore, calibration: str, key_files: tuple[Path, ...]) -> None:
     """Check the signatures of a version, what was signed, and the audit trail; exit code 4 if anything is wrong."""
     found = store.calibrations.verify_signatures(calibration, key_files)
-    if as_json:
-        print_json(found.to_dict())
+    if printed_json(found.to_dict()):
+        pass
     elif not (found.valid or found.problems or found.unchecked):
         click.echo(f"{printable(found.calibration)} has no signatures.")
     else:
@@ -414,7 +373,7 @@ def verify(
     ctx.exit(0 if found.ok else 4)
 
 
-@command.command("dossier")
+@calibrations.command("dossier")
 @_which
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="A .html, .pdf or .json file.")
 @click.option("--no-figures", is_flag=True, help="Draw no figures.")
@@ -433,7 +392,6 @@ def dossier(
     output: Path | None,
     no_figures: bool,
     key_files: tuple[Path, ...],
-    as_json: bool,
 ) -> None:
     """Write one page with what a validation asks for about a version; the page marks what is missing.
 
@@ -441,15 +399,13 @@ def dossier(
     state that a standard or regulation is met.
     """
     version = store.calibrations.get(calibration)
-    drawn = not (no_figures or (as_json and output is None))
+    only_printed = given("json") and output is None
+    drawn = not (no_figures or only_printed)
     found = store.calibrations.dossier(version.label, keys=key_files, figures=drawn)
-    if output is None and not as_json:
-        from nirs_store.cli._workspace import exports_of
-
+    if output is None and not only_printed:
         output = exports_of(store) / f"dossier_{version.version_id[-8:]}.html"
     written = None if output is None else found.save(output)
-    if as_json:
-        print_json(found.to_dict() | {"path": None if written is None else str(written)})
+    if printed_json(found.to_dict() | {"path": None if written is None else str(written)}):
         return
     click.echo(written)
     if found.missing:
@@ -458,23 +414,15 @@ def dossier(
             click.echo(f"  {printable(each)}", err=True)
 
 
-@command.command("delete")
+@calibrations.command("delete")
 @_which
 @click.option("--reason", "-m", metavar="TEXT", help="Why; required for a signed version.")
-@click.option("--now", is_flag=True, help="Delete without the trash; this cannot be undone.")
+@now_option
 @dry_run_option
 @yes_option
 @json_option
 @store_option
-def delete(
-    store: WorkspaceStore,
-    calibration: str,
-    reason: str | None,
-    now: bool,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
+def delete(store: WorkspaceStore, calibration: str, reason: str | None, now: bool, dry_run: bool) -> None:
     """Delete a version with its signatures; its chain stays, and its number is not used again.
 
     'nirs-store trash restore ID' undoes this within 30 days, unless --now was given. A version that an alias
@@ -482,17 +430,16 @@ def delete(
     """
     plan = store.calibrations.plan_delete(calibration)
     signatures = store.calibrations.signatures(plan.label)
-    if not as_json:
+    if not given("json"):
         click.echo(f"{printable(plan.label)} with {counted(len(signatures), 'signature')}; its chain stays")
         if now:
             click.echo(FOR_GOOD)
     if not dry_run:
-        if not confirm("Delete this?", yes):
+        if not confirm("Delete this?"):
             return
         store.calibrations.delete(plan.version_id, reason=reason, now=now)
-    if as_json:
-        print_json(plan.to_dict() | {"label": plan.label, "dry_run": dry_run, "signatures": len(signatures)})
-    elif not dry_run:
+    facts = {"label": plan.label, "dry_run": dry_run, "signatures": len(signatures)}
+    if not printed_json(plan.to_dict() | facts) and not dry_run:
         click.echo("Deleted.")
         if not now:
             click.echo(f"Undo it with: nirs-store trash restore {plan.version_id}")

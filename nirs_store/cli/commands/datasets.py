@@ -7,15 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nirs_store.cli._group import Command, Group
-from nirs_store.cli._options import FOR_GOOD, confirm, json_option, store_option, yes_option
+from nirs_store.cli._group import Group
+from nirs_store.cli._options import (
+    FOR_GOOD,
+    confirm,
+    given,
+    json_option,
+    overwrite_option,
+    store_option,
+    yes_option,
+)
 from nirs_store.cli._output import (
+    answer,
     human_bytes,
     moment,
     print_fields,
-    print_json,
     print_rows,
     print_table,
+    printed_json,
     short_id,
 )
 from nirs_store.cli._spectra import read_file, reading_options
@@ -34,11 +43,11 @@ _where_option = click.option(
 
 
 @click.group("datasets", cls=Group)
-def command() -> None:
+def datasets() -> None:
     """Store spectra with references as data sets: names, versions, selections, and who has seen a sample."""
 
 
-@command.command("add", cls=Command)
+@datasets.command("add")
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--id", "id_column", metavar="COLUMN", help="Column of the sample names.")
@@ -67,7 +76,6 @@ def add(
     note: str | None,
     other_grid: bool,
     reading: dict[str, Any],
-    as_json: bool,
 ) -> None:
     """Store the spectra of FILE (or several on one grid) as the next version of NAME."""
     wrong = next((each for each in units if "=" not in each), None)
@@ -80,65 +88,50 @@ def add(
         groups=groups,
         wavelength_unit=wavelength_unit,
     )
-    made = store.datasets.add(
-        name,
-        spectra,
-        units=dict(each.split("=", 1) for each in units),
-        note=note,
-        other_grid=other_grid,
-    )
-    if as_json:
-        print_json({**made.to_dict(), "added": made.added})
-    elif made.added:
-        click.echo(
-            f"Stored {made.reference}: {made.n_samples:,} samples, {human_bytes(made.size_bytes)} new."
-        )
-    else:
-        click.echo(f"{made.reference} holds the same already; nothing was stored.")
+    about = dict(each.split("=", 1) for each in units)
+    made = store.datasets.add(name, spectra, units=about, note=note, other_grid=other_grid)
+    stored = f"Stored {made.reference}: {made.n_samples:,} samples, {human_bytes(made.size_bytes)} new."
+    there = f"{made.reference} holds the same already; nothing was stored."
+    answer({**made.to_dict(), "added": made.added}, stored if made.added else there)
 
 
-@command.command("list", cls=Command)
+@datasets.command("list")
 @json_option
 @store_option
-def list_datasets(store: WorkspaceStore, as_json: bool) -> None:
+def list_datasets(store: WorkspaceStore) -> None:
     """List the data sets, each with its newest version."""
-    found = store.datasets.list()
-    _print_versions(found, as_json)
+    _print_versions(store.datasets.list())
 
 
-@command.command("versions", cls=Command)
+@datasets.command("versions")
 @click.argument("name")
 @json_option
 @store_option
-def versions(store: WorkspaceStore, name: str, as_json: bool) -> None:
+def versions(store: WorkspaceStore, name: str) -> None:
     """List the versions of NAME, oldest first."""
-    found = store.datasets.versions(name)
-    _print_versions(found, as_json)
+    _print_versions(store.datasets.versions(name))
 
 
-@command.command("show", cls=Command)
+@datasets.command("show")
 @click.argument("name")
 @json_option
 @store_option
-def show(store: WorkspaceStore, name: str, as_json: bool) -> None:
+def show(store: WorkspaceStore, name: str) -> None:
     """Show a version, NAME@v2, or the newest, NAME."""
     found = store.datasets.version(name)
-    if as_json:
-        print_json(found.to_dict())
-    else:
+    if not printed_json(found.to_dict()):
         _print_version(found)
 
 
-@command.command("diff", cls=Command)
+@datasets.command("diff")
 @click.argument("before")
 @click.argument("after")
 @json_option
 @store_option
-def diff(store: WorkspaceStore, before: str, after: str, as_json: bool) -> None:
+def diff(store: WorkspaceStore, before: str, after: str) -> None:
     """Compare two versions: samples added, removed and changed, references corrected."""
     found = store.datasets.diff(before, after)
-    if as_json:
-        print_json(found.to_dict())
+    if printed_json(found.to_dict()):
         return
     click.echo(repr(found)[1:-1])
     rows = [(str(name), what) for what in ("added", "removed", "changed") for name in getattr(found, what)]
@@ -148,7 +141,7 @@ def diff(store: WorkspaceStore, before: str, after: str, as_json: bool) -> None:
         print_table(found.corrected.columns, found.corrected.rows(), flexible=["sample", "column"])
 
 
-@command.command("select", cls=Command)
+@datasets.command("select")
 @click.argument("source")
 @click.argument("name")
 @_id_option
@@ -157,56 +150,39 @@ def diff(store: WorkspaceStore, before: str, after: str, as_json: bool) -> None:
 @click.option("--note", "-m", metavar="TEXT", help="Why these samples.")
 @json_option
 @store_option
-def select(
-    store: WorkspaceStore,
-    source: str,
-    name: str,
-    ids: tuple[str, ...],
-    where: str | None,
-    invert: bool,
-    note: str | None,
-    as_json: bool,
-) -> None:
+def select(store: WorkspaceStore, source: str, name: str, ids: tuple[str, ...], **options: Any) -> None:
     """Store some samples of SOURCE (such as corn@v2) as the next version of NAME: a calibration or test set."""
-    made = store.datasets.select(source, name, ids=list(ids) or None, where=where, invert=invert, note=note)
-    if as_json:
-        print_json({**made.to_dict(), "added": made.added})
-    else:
-        click.echo(f"{'Stored' if made.added else 'There is'} {made.reference}: {made.n_samples:,} samples.")
+    made = store.datasets.select(source, name, ids=list(ids) or None, **options)
+    words = f"{'Stored' if made.added else 'There is'} {made.reference}: {made.n_samples:,} samples."
+    answer({**made.to_dict(), "added": made.added}, words)
 
 
-@command.command("export", cls=Command)
+@datasets.command("export")
 @click.argument("name")
 @click.argument("path", type=click.Path(path_type=Path))
 @_id_option
 @_where_option
-@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@overwrite_option
 @store_option
-def export(
-    store: WorkspaceStore, name: str, path: Path, ids: tuple[str, ...], where: str | None, overwrite: bool
-) -> None:
+def export(store: WorkspaceStore, name: str, path: Path, ids: tuple[str, ...], **options: Any) -> None:
     """Write NAME (or NAME@v2) as a table: PATH ends with .parquet or .csv."""
-    written = store.datasets.export(name, path, ids=list(ids) or None, where=where, overwrite=overwrite)
-    click.echo(f"Wrote {written}")
+    click.echo(f"Wrote {store.datasets.export(name, path, ids=list(ids) or None, **options)}")
 
 
-@command.command("chains", cls=Command)
+@datasets.command("chains")
 @click.argument("sample")
 @json_option
 @store_option
-def chains(store: WorkspaceStore, sample: str, as_json: bool) -> None:
+def chains(store: WorkspaceStore, sample: str) -> None:
     """List the chains that have seen SAMPLE, of those recorded from data sets."""
     found = store.datasets.chains_of(sample)
-    holding = [] if as_json or found.height else _holding(store, sample)
-    if as_json:
-        print_json(found.to_dicts())
-        return
-    if found.is_empty():
-        where = f"is in {', '.join(holding)}" if holding else "is in no data set"
-        click.echo(f"No chain that was recorded from a data set has seen it. {quoted(sample)} {where}.")
-        return
+    empty = ""
+    if found.is_empty() and not given("json"):
+        holding = ", ".join(_holding(store, sample))
+        where = f"is in {holding}" if holding else "is in no data set"
+        empty = f"No chain that was recorded from a data set has seen it. {quoted(sample)} {where}."
     print_rows(
-        found.iter_rows(named=True),
+        found,
         {
             "chain": lambda row: short_id(row["chain_id"]),
             "role": "role",
@@ -215,6 +191,7 @@ def chains(store: WorkspaceStore, sample: str, as_json: bool) -> None:
             "pipeline": "pipeline",
             "recorded": lambda row: moment(row["created_at"]),
         },
+        empty=empty,
         flexible=["dataset", "pipeline"],
     )
 
@@ -236,37 +213,34 @@ def _holding(store: WorkspaceStore, sample: str) -> list[str]:
     ]
 
 
-@command.command("common", cls=Command)
+@datasets.command("common")
 @click.argument("first")
 @click.argument("second")
 @json_option
 @store_option
-def common(store: WorkspaceStore, first: str, second: str, as_json: bool) -> None:
+def common(store: WorkspaceStore, first: str, second: str) -> None:
     """List the spectra that two data sets share; a calibration set and its test set should share none."""
-    found = store.datasets.in_common(first, second)
-    if as_json:
-        print_json(found.to_dicts())
-    elif found.is_empty():
-        click.echo("None.")
-    else:
-        rows = [
-            [row["sample"], row["sample_other"], row["row"], row["row_other"]] for row in found.to_dicts()
-        ]
-        print_table(["sample", f"in {second}", "row", f"row in {second}"], rows, flexible=["sample"])
+    columns = {
+        "sample": "sample",
+        f"in {second}": "sample_other",
+        "row": "row",
+        f"row in {second}": "row_other",
+    }
+    print_rows(store.datasets.in_common(first, second), columns, empty="None.", flexible=["sample"])
 
 
-@command.command("delete", cls=Command)
+@datasets.command("delete")
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Delete even if a pin, a selection or a chain needs it.")
 @yes_option
 @store_option
-def delete(store: WorkspaceStore, name: str, force: bool, yes: bool) -> None:
+def delete(store: WorkspaceStore, name: str, force: bool) -> None:
     """Delete a version, NAME@v2; 'nirs-store gc' then frees its files."""
     found = store.datasets.version(name)
-    if not yes:
+    if not given("yes"):
         _print_version(found)
         click.echo(FOR_GOOD)
-    if not confirm(f"Delete {found.reference}?", yes):
+    if not confirm(f"Delete {found.reference}?"):
         click.echo("Nothing was deleted.")
         return
     store.datasets.delete(name, force=force)
@@ -292,7 +266,7 @@ def _print_version(found: DatasetVersion) -> None:
     )
 
 
-def _print_versions(frame: pl.DataFrame, as_json: bool) -> None:
+def _print_versions(frame: pl.DataFrame) -> None:
     print_rows(
         frame,
         {
@@ -306,7 +280,6 @@ def _print_versions(frame: pl.DataFrame, as_json: bool) -> None:
             "note": "note",
             "stored": lambda row: moment(row["created_at"]),
         },
-        as_json=as_json,
         empty="No data sets.",
         numeric=["samples", "channels", "new"],
         flexible=["name", "columns", "note"],

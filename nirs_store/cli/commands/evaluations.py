@@ -10,8 +10,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Group
-from nirs_store.cli._options import FOR_GOOD, confirm, dry_run_option, json_option, store_option, yes_option
-from nirs_store.cli._output import moment, print_fields, print_json, print_table, short_id
+from nirs_store.cli._options import (
+    FOR_GOOD,
+    confirm,
+    dry_run_option,
+    given,
+    json_option,
+    now_option,
+    store_option,
+    yes_option,
+)
+from nirs_store.cli._output import answer, moment, print_fields, print_table, printed_json, short_id
+from nirs_store.cli._workspace import the_end_of_one
+from nirs_store.ids import is_id
 
 if TYPE_CHECKING:
     import polars as pl
@@ -35,49 +46,40 @@ _seed_option = click.option("--seed", type=int, default=0, show_default=True, he
 
 
 @click.group("evaluations", cls=Group)
-def command() -> None:
+def evaluations() -> None:
     """List, rank, compare and summarize evaluations of models on suites."""
 
 
-@command.command("list")
-@click.option("--model", metavar="ID", help="Only this model.")
+@evaluations.command("list")
+@click.option("--model", "model_id", metavar="ID", help="Only this model.")
 @click.option("--suite", metavar="NAME", help="Only this suite.")
 @click.option("--status", metavar="STATUS", help="Only of this status.")
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only with this tag; may be repeated.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The newest N.")
 @json_option
 @store_option
-def list_evaluations(
-    store: WorkspaceStore,
-    model: str | None,
-    suite: str | None,
-    status: str | None,
-    tags: tuple[str, ...],
-    limit: int | None,
-    as_json: bool,
-) -> None:
+def list_evaluations(store: WorkspaceStore, **options: Any) -> None:
     """List evaluations, oldest first."""
-    frame = store.evaluations.list(model_id=model, suite=suite, status=status, tags=tags, limit=limit)
+    frame = store.evaluations.list(**options)
     shown = ("evaluation_id", "suite", "model_id", "status", "metric", "scores", "success_rate", "created_at")
-    _print(frame, as_json, shown)
+    _print(frame, shown)
 
 
-@command.command("show")
+@evaluations.command("show")
 @click.argument("evaluation", metavar="ID")
 @json_option
 @store_option
-def show(store: WorkspaceStore, evaluation: str, as_json: bool) -> None:
+def show(store: WorkspaceStore, evaluation: str) -> None:
     """Show an evaluation with its recorded environment."""
     found = store.evaluations.get(_find(store, evaluation)) or {}
-    if as_json:
-        print_json(found)
+    if printed_json(found):
         return
     environment = {k: v for k, v in (found["environment"] or {}).items() if k != "packages"}
     told = {**found, "environment": environment, "created_at": moment(found["created_at"])}
     print_fields({name: _text(value) for name, value in told.items()})
 
 
-@command.command("leaderboard")
+@evaluations.command("leaderboard")
 @click.argument("suite")
 @_metric_option
 @_which_option
@@ -87,23 +89,16 @@ def show(store: WorkspaceStore, evaluation: str, as_json: bool) -> None:
 @json_option
 @store_option
 def leaderboard(
-    store: WorkspaceStore,
-    suite: str,
-    metric: str | None,
-    which: str,
-    confidence: float,
-    seed: int,
-    figure: Path | None,
-    as_json: bool,
+    store: WorkspaceStore, suite: str, metric: str | None, figure: Path | None, **options: Any
 ) -> None:
     """Rank the models of a suite, with bootstrap confidence intervals."""
-    frame = store.evaluations.leaderboard(suite, metric, which=which, confidence=confidence, seed=seed)
+    frame = store.evaluations.leaderboard(suite, metric, **options)
     _draw("leaderboard_intervals", frame, figure)
     shown = ("rank", "model_id", "metric", "value", "ci_low", "ci_high", "n", "success_rate", "champion")
-    _print(frame, as_json, shown)
+    _print(frame, shown)
 
 
-@command.command("groups")
+@evaluations.command("groups")
 @click.argument("suite")
 @click.argument("by", metavar="COLUMN")
 @_metric_option
@@ -111,15 +106,13 @@ def leaderboard(
 @_seed_option
 @json_option
 @store_option
-def groups(
-    store: WorkspaceStore, suite: str, by: str, metric: str | None, which: str, seed: int, as_json: bool
-) -> None:
+def groups(store: WorkspaceStore, suite: str, by: str, metric: str | None, **options: Any) -> None:
     """Show a metric for each group of episodes or samples."""
-    frame = store.evaluations.by_group(suite, by, metric, which=which, seed=seed)
-    _print(frame, as_json, frame.columns)
+    frame = store.evaluations.by_group(suite, by, metric, **options)
+    _print(frame, frame.columns)
 
 
-@command.command("compare")
+@evaluations.command("compare")
 @click.argument("suite")
 @_metric_option
 @click.option("--test", type=click.Choice(["wilcoxon", "t-test"]), default="wilcoxon", show_default=True)
@@ -135,31 +128,22 @@ def groups(
 @json_option
 @store_option
 def compare(
-    store: WorkspaceStore,
-    suite: str,
-    metric: str | None,
-    test: str,
-    correction: str,
-    pair_by: str | None,
-    figure: Path | None,
-    as_json: bool,
+    store: WorkspaceStore, suite: str, metric: str | None, figure: Path | None, **options: Any
 ) -> None:
     """Compare every model with every other on the same episodes or samples."""
-    found = store.evaluations.compare(suite, metric, test=test, correction=correction, pair_by=pair_by)
+    found = store.evaluations.compare(suite, metric, **options)
     _draw("comparison_matrix", found, figure)
     shown = ("model_a", "model_b", "n", "mean_difference", "p_value", "p_adjusted", "better")
-    _print(found.frame, as_json, shown)
+    _print(found.frame, shown)
 
 
-@command.command("pareto")
+@evaluations.command("pareto")
 @click.argument("suite")
 @click.argument("objectives", metavar="METRIC METRIC...", nargs=-1, required=True)
 @_figure_option
 @json_option
 @store_option
-def pareto(
-    store: WorkspaceStore, suite: str, objectives: tuple[str, ...], figure: Path | None, as_json: bool
-) -> None:
+def pareto(store: WorkspaceStore, suite: str, objectives: tuple[str, ...], figure: Path | None) -> None:
     """Find the Pareto-optimal models; METRIC=lower sets a direction."""
     stated = dict(each.split("=", 1) for each in objectives if "=" in each)
     names = [each.split("=", 1)[0] for each in objectives]
@@ -169,10 +153,10 @@ def pareto(
 
         found = store.evaluations.pareto(suite, {n: stated.get(n) or better_of(n) for n in names})
     _draw("pareto_front", found, figure)
-    _print(found, as_json, ("model_id", *names, "on_front", "dominated_by"))
+    _print(found, ("model_id", *names, "on_front", "dominated_by"))
 
 
-@command.command("robustness")
+@evaluations.command("robustness")
 @click.argument("suite")
 @click.argument("by", metavar="COLUMN")
 @_metric_option
@@ -181,39 +165,28 @@ def pareto(
 @json_option
 @store_option
 def robustness(
-    store: WorkspaceStore,
-    suite: str,
-    by: str,
-    metric: str | None,
-    seed: int,
-    figure: Path | None,
-    as_json: bool,
+    store: WorkspaceStore, suite: str, by: str, metric: str | None, seed: int, figure: Path | None
 ) -> None:
     """Show a metric against a numeric column."""
     frame = store.evaluations.robustness(suite, by, metric, seed=seed)
     _draw("robustness_curves", frame, figure)
-    _print(frame, as_json, frame.columns)
+    _print(frame, frame.columns)
 
 
-@command.command("trend")
+@evaluations.command("trend")
 @click.argument("suite")
 @_metric_option
-@click.option("--model", metavar="ID", help="Only this model.")
+@click.option("--model", "model_id", metavar="ID", help="Only this model.")
 @_figure_option
 @json_option
 @store_option
 def trend(
-    store: WorkspaceStore,
-    suite: str,
-    metric: str | None,
-    model: str | None,
-    figure: Path | None,
-    as_json: bool,
+    store: WorkspaceStore, suite: str, metric: str | None, model_id: str | None, figure: Path | None
 ) -> None:
     """Show the recorded values over time."""
-    frame = store.evaluations.trend(suite, metric, model_id=model)
+    frame = store.evaluations.trend(suite, metric, model_id=model_id)
     _draw("score_trend", frame, figure)
-    _print(frame, as_json, ("created_at", "model_id", "metric", "value", "change", "best_so_far"))
+    _print(frame, ("created_at", "model_id", "metric", "value", "change", "best_so_far"))
 
 
 def _draw(name: str, found: Any, path: Path | None) -> None:
@@ -224,23 +197,21 @@ def _draw(name: str, found: Any, path: Path | None) -> None:
     click.echo(f"Figure: {plots.save_figure(getattr(plots, name)(found), path)}", err=True)
 
 
-@command.command("champions")
+@evaluations.command("champions")
 @click.option("--suite", metavar="NAME", help="Only this suite.")
 @_metric_option
 @click.option("--history", is_flag=True, help="Every change, oldest first.")
 @json_option
 @store_option
-def champions(
-    store: WorkspaceStore, suite: str | None, metric: str | None, history: bool, as_json: bool
-) -> None:
+def champions(store: WorkspaceStore, suite: str | None, metric: str | None, history: bool) -> None:
     """List the present champions by rank, or the history of champions."""
     book = store.evaluations
     frame = book.progression(suite, metric, rank=None) if history else book.champions(suite, metric)
     shown = ("suite", "metric", "rank", "model_id", "value", "previous_model", "improvement", "chosen_by")
-    _print(frame, as_json, (*shown, "made_at"))
+    _print(frame, (*shown, "made_at"))
 
 
-@command.command("crown")
+@evaluations.command("crown")
 @click.argument("evaluation", metavar="ID")
 @_metric_option
 @click.option("--rank", type=click.IntRange(1), default=1, show_default=True)
@@ -249,28 +220,20 @@ def champions(
 @json_option
 @store_option
 def crown(
-    store: WorkspaceStore,
-    evaluation: str,
-    metric: str | None,
-    rank: int,
-    note: str | None,
-    dry_run: bool,
-    as_json: bool,
+    store: WorkspaceStore, evaluation: str, note: str | None, dry_run: bool, rank: int, metric: str | None
 ) -> None:
     """Set a champion by hand."""
     identifier = _find(store, evaluation)
     found = store.evaluations.plan_champion(identifier, metric=metric, rank=rank)
     if not dry_run:
         store.evaluations.set_champion(identifier, metric=metric, rank=rank, note=note)
-    if as_json:
-        told = {"suite": found["suite"], "model_id": found["model_id"], "evaluation_id": identifier}
-        print_json({**told, "rank": rank, "dry_run": dry_run})
-        return
-    words = "would hold" if dry_run else "holds"
-    click.echo(f"{found['model_id']} {words} rank {rank} of {found['suite']}.")
+    told = {"suite": found["suite"], "model_id": found["model_id"], "evaluation_id": identifier}
+    holds = "would hold" if dry_run else "holds"
+    words = f"{found['model_id']} {holds} rank {rank} of {found['suite']}."
+    answer({**told, "rank": rank, "dry_run": dry_run}, words)
 
 
-@command.command("summary")
+@evaluations.command("summary")
 @click.argument("suite")
 @_metric_option
 @click.option("--by", metavar="COLUMN", help="Find the weakest group of this column.")
@@ -279,54 +242,39 @@ def crown(
 @json_option
 @store_option
 def summary(
-    store: WorkspaceStore,
-    suite: str,
-    metric: str | None,
-    by: str | None,
-    output: Path | None,
-    seed: int,
-    as_json: bool,
+    store: WorkspaceStore, suite: str, metric: str | None, output: Path | None, **options: Any
 ) -> None:
     """Summarize a suite on one page, with recommendations."""
-    page = store.evaluations.summary(suite, metric, by=by, seed=seed)
+    page = store.evaluations.summary(suite, metric, **options)
     if output is not None:
         page.save(output)
-    if as_json:
-        told = {"suite": page.suite, "metric": page.metric, "recommendations": list(page.recommendations)}
-        print_json({**told, "markdown": page.to_markdown(), "file": output})
+    told = {"suite": page.suite, "metric": page.metric, "recommendations": list(page.recommendations)}
+    if printed_json({**told, "markdown": page.to_markdown(), "file": output}):
         return
     click.echo(str(output) if output is not None else page.to_markdown(), nl=output is not None)
 
 
-@command.command("export")
+@evaluations.command("export")
 @click.argument("evaluation", metavar="ID")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--what", type=click.Choice(["episodes", "samples"]), default="episodes", show_default=True)
 @click.option("--format", type=click.Choice(["csv", "json", "both"]), default="both", show_default=True)
 @json_option
 @store_option
-def export(
-    store: WorkspaceStore, evaluation: str, folder: Path, what: str, format: str, as_json: bool
-) -> None:
+def export(store: WorkspaceStore, evaluation: str, folder: Path, **options: Any) -> None:
     """Write the episodes or samples of an evaluation as CSV, JSON or both."""
-    written = store.evaluations.export(_find(store, evaluation), folder, what=what, format=format)
-    if as_json:
-        print_json(written)
-        return
-    for path in written.values():
-        click.echo(path)
+    written = store.evaluations.export(_find(store, evaluation), folder, **options)
+    answer(written, "\n".join(map(str, written.values())))
 
 
-@command.command("delete")
+@evaluations.command("delete")
 @click.argument("evaluation", metavar="ID")
-@click.option("--now", is_flag=True, help="Delete without the trash; this cannot be undone.")
+@now_option
 @dry_run_option
 @yes_option
 @json_option
 @store_option
-def delete(
-    store: WorkspaceStore, evaluation: str, now: bool, dry_run: bool, yes: bool, as_json: bool
-) -> None:
+def delete(store: WorkspaceStore, evaluation: str, now: bool, dry_run: bool) -> None:
     """Delete an evaluation and its champion ranks; the next ranks move up.
 
     'nirs-store trash restore ID' undoes this within 30 days, unless --now was given.
@@ -334,7 +282,7 @@ def delete(
     identifier = _find(store, evaluation)
     found = store.evaluations.get(identifier) or {}
     ranks = store.evaluations.plan_delete(identifier)
-    if not as_json:
+    if not given("json"):
         click.echo(f"{identifier}: {found['model_id']} on {found['suite']}")
         for each in ranks:
             heir = each["next_model"] or "no model"
@@ -342,40 +290,23 @@ def delete(
         if now:
             click.echo(FOR_GOOD)
     question = "Delete it for good?" if now else "Delete it?"
-    done = not dry_run and confirm(question, yes) and store.evaluations.delete(identifier, now=now)
-    if as_json:
-        print_json(
-            {"evaluation_id": identifier, "dry_run": dry_run, "deleted": done, "champions": list(ranks)}
-        )
-    else:
-        click.echo("Deleted." if done else "Nothing was deleted.")
-        if done and not now:
-            click.echo(f"Undo it with: nirs-store trash restore {identifier}")
+    done = not dry_run and confirm(question) and store.evaluations.delete(identifier, now=now)
+    facts = {"evaluation_id": identifier, "dry_run": dry_run, "deleted": done, "champions": list(ranks)}
+    answer(facts, "Deleted." if done else "Nothing was deleted.")
+    if done and not now and not given("json"):
+        click.echo(f"Undo it with: nirs-store trash restore {identifier}")
 
 
 def _find(store: WorkspaceStore, text: str) -> str:
     """Return the evaluation that a whole id, or the beginning or end of one, stands for."""
-    from nirs_store.errors import InvalidInput, UnknownId
-
     if store.evaluations.get(text) is not None:
         return text
-    found: list[str] = [
-        each
-        for each in store.evaluations.list()["evaluation_id"]
-        if len(text) >= 4 and (each.startswith(text) or each.endswith(text))
-    ]
-    if len(found) > 1:
-        raise InvalidInput(
-            f"{text!r} fits {len(found)} evaluations: {', '.join(found[:3])}. Write more of the id."
-        )
-    if not found:
-        raise UnknownId("evaluation", text, "'nirs-store evaluations list' lists ids.")
-    return found[0]
+    ids = store.evaluations.list()["evaluation_id"]
+    return the_end_of_one(text, ids, "evaluation", "'nirs-store evaluations list' lists ids.")
 
 
-def _print(frame: pl.DataFrame, as_json: bool, columns: Sequence[str]) -> None:
-    if as_json:
-        print_json([_decoded(row) for row in frame.iter_rows(named=True)])
+def _print(frame: pl.DataFrame, columns: Sequence[str]) -> None:
+    if printed_json([_decoded(row) for row in frame.iter_rows(named=True)]):
         return
     if not frame.height:
         click.echo("None.")
@@ -394,8 +325,6 @@ def _decoded(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cell(value: Any, name: str) -> Any:
-    from nirs_store.ids import is_id
-
     if name == "evaluation_id":
         return short_id(value) if is_id(value) else value
     if name == "scores":

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nirs_store.cli._group import Group
-from nirs_store.cli._options import FOR_GOOD, confirm, dry_run_option, json_option, store_option, yes_option
-from nirs_store.cli._output import human_bytes, moment, print_fields, print_json, print_rows, print_table
+from nirs_store.cli._options import (
+    FOR_GOOD,
+    confirm,
+    dry_run_option,
+    given,
+    json_option,
+    store_option,
+    yes_option,
+)
+from nirs_store.cli._output import (
+    answer,
+    human_bytes,
+    moment,
+    print_aliases,
+    print_fields,
+    print_rows,
+    printed_json,
+)
+from nirs_store.errors import InvalidInput
 
 if TYPE_CHECKING:
     import polars as pl
@@ -19,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @click.group("files", cls=Group)
-def command() -> None:
+def files() -> None:
     """Store and retrieve files of any kind: names, versions, aliases."""
 
 
@@ -27,7 +46,7 @@ _version_option = click.option("--version", "-v", metavar="V", help="v3, latest,
 _test_option = click.option("--test", "test_name", metavar="NAME", help="The file of this test.")
 
 
-@command.command("alias")
+@files.command("alias")
 @click.argument("name")
 @click.argument("alias", required=False)
 @_version_option
@@ -42,42 +61,28 @@ def alias(
     version: str | None,
     remove: bool,
     test_name: str | None,
-    as_json: bool,
 ) -> None:
     """Set ALIAS to a version (default: the newest). Without ALIAS, list the aliases."""
     if alias is not None and remove:
         store.files.remove_alias(name, alias, test_name=test_name)
     elif alias is not None:
         store.files.set_alias(name, alias, version, test_name=test_name)
-    found = store.files.aliases(name, test_name=test_name)
-    if as_json:
-        print_json(found)
-    elif found:
-        print_table(["alias", "version"], [[word, f"v{number}"] for word, number in found.items()])
-    else:
-        click.echo("No aliases.")
+    print_aliases(store.files.aliases(name, test_name=test_name))
 
 
-@command.command("status")
+@files.command("status")
 @click.argument("name")
 @click.argument("status")
 @click.option("--message", "-m", metavar="TEXT", help="Reason, for example of a failure.")
 @_version_option
 @_test_option
 @store_option
-def status(
-    store: WorkspaceStore,
-    name: str,
-    status: str,
-    message: str | None,
-    version: str | None,
-    test_name: str | None,
-) -> None:
+def status(store: WorkspaceStore, name: str, status: str, message: str | None, **which: Any) -> None:
     """Set the status of a file: pending, in_progress, completed or failed."""
-    store.files.set_status(name, status, message, version=version, test_name=test_name)
+    store.files.set_status(name, status, message, **which)
 
 
-@command.command("delete")
+@files.command("delete")
 @click.argument("name")
 @_version_option
 @_test_option
@@ -90,32 +95,12 @@ def status(
 @yes_option
 @json_option
 @store_option
-def delete(
-    store: WorkspaceStore,
-    name: str,
-    version: str | None,
-    test_name: str | None,
-    force: bool,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
+def delete(store: WorkspaceStore, name: str, dry_run: bool, **options: Any) -> None:
     """Delete a file with all its versions, or one version. This cannot be undone."""
-
-    def remove(dry: bool) -> FileRemoval:
-        return store.files.delete(name, version=version, test_name=test_name, force=force, dry_run=dry)
-
-    plan = remove(True)
-    if not as_json:
-        _print(plan)
-    if not dry_run and confirm("Delete this for good?", yes):
-        plan = remove(False)
-        if not as_json:
-            click.echo(f"Deleted {len(plan)} versions.")
-    _finish(plan, as_json)
+    _remove(lambda dry: store.files.delete(name, dry_run=dry, **options), "Delete", dry_run)
 
 
-@command.command("cleanup")
+@files.command("cleanup")
 @click.option("--days", type=float, default=30.0, show_default=True, help="Only files older than this.")
 @click.option(
     "--old-tests", type=int, metavar="N", help="Instead, remove all tests except the N most recent."
@@ -128,33 +113,27 @@ def delete(
 @yes_option
 @json_option
 @store_option
-def cleanup(
-    store: WorkspaceStore,
-    days: float,
-    old_tests: int | None,
-    include_production: bool,
-    of_evaluations: bool,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
+def cleanup(store: WorkspaceStore, days: float, old_tests: int | None, dry_run: bool, **options: Any) -> None:
     """Remove old unneeded files, and leftovers of programs that died. This cannot be undone."""
 
     def remove(dry: bool) -> FileRemoval:
         if old_tests is not None:
             return store.files.cleanup_old_tests(old_tests, dry_run=dry)
-        return store.files.cleanup(
-            days, dry_run=dry, include_production=include_production, of_evaluations=of_evaluations
-        )
+        return store.files.cleanup(days, dry_run=dry, **options)
 
+    _remove(remove, "Remove", dry_run)
+
+
+def _remove(remove: Callable[[bool], FileRemoval], verb: str, dry_run: bool) -> None:
+    """Print what `remove` would do, ask, and let it."""
     plan = remove(True)
-    if not as_json:
+    if not given("json"):
         _print(plan)
-    if not dry_run and (plan.versions or plan.workplaces) and confirm("Remove this for good?", yes):
+    if not dry_run and (plan.versions or plan.workplaces) and confirm(f"{verb} this for good?"):
         plan = remove(False)
-        if not as_json:
-            click.echo(f"Removed {len(plan)} versions.")
-    _finish(plan, as_json)
+        if not given("json"):
+            click.echo(f"{verb}d {len(plan)} versions.")
+    printed_json(plan.to_dict())
 
 
 def _print(plan: FileRemoval) -> None:
@@ -166,11 +145,6 @@ def _print(plan: FileRemoval) -> None:
         click.echo(f"  kept: {name} v{number}, {reason}")
     if plan.versions or plan.workplaces:
         click.echo(FOR_GOOD)
-
-
-def _finish(plan: FileRemoval, as_json: bool) -> None:
-    if as_json:
-        print_json(plan.to_dict())
 
 
 _all_option = click.option(
@@ -189,11 +163,9 @@ def _filter_options(function: Any) -> Any:
     return function
 
 
-@command.command("put")
+@files.command("put")
 @click.argument("what", nargs=-1, required=True, metavar="[SOURCE] NAME")
-@click.option(
-    "--type", "kind", required=True, metavar="TYPE", help="Type of the file, such as report or video_raw."
-)
+@click.option("--type", required=True, metavar="TYPE", help="Type of the file, such as report or video_raw.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Repeatable.")
 @click.option("--metadata", metavar="JSON", help="A JSON object, or @FILE.")
 @click.option("--source", "sources", multiple=True, metavar="NAME", help="Source file. Repeatable.")
@@ -206,49 +178,32 @@ def _filter_options(function: Any) -> Any:
 @click.option("--force", is_flag=True, help="Make a new version even over production content.")
 @json_option
 @store_option
-def put(
-    store: WorkspaceStore,
-    what: tuple[str, ...],
-    kind: str,
-    tags: tuple[str, ...],
-    metadata: str | None,
-    sources: tuple[str, ...],
-    as_json: bool,
-    **about: Any,
-) -> None:
+def put(store: WorkspaceStore, what: tuple[str, ...], metadata: str | None, **about: Any) -> None:
     """Store a file or folder under a name. Without SOURCE, only its metadata is stored."""
     if len(what) > 2:
         raise click.UsageError("Expected a source and a name, or a name alone.")
     source, name = (None, what[0]) if len(what) == 1 else what
-    data = _json_object(metadata)
-    version = store.files.put(source, name, type=kind, tags=tags, metadata=data, sources=sources, **about)
-    if as_json:
-        print_json(version)
-        return
-    click.echo(
-        str(version) if version.added else f"{version.name} v{version.version} has this content already."
-    )
+    made = store.files.put(source, name, metadata=_json_object(metadata), **about)
+    answer(made, str(made) if made.added else f"{made.name} v{made.version} has this content already.")
 
 
-@command.command("get")
+@files.command("get")
 @click.argument("name")
 @click.argument("output", type=click.Path(path_type=Path), required=False)
 @_version_option
 @_test_option
 @store_option
-def get(
-    store: WorkspaceStore, name: str, output: Path | None, version: str | None, test_name: str | None
-) -> None:
+def get(store: WorkspaceStore, name: str, output: Path | None, **which: Any) -> None:
     """Write a file to OUTPUT, or to standard output, checked against its SHA-256."""
     if output is not None:
-        click.echo(str(store.files.get(name, output, version=version, test_name=test_name)))
+        click.echo(str(store.files.get(name, output, **which)))
         return
-    with store.files.open(name, version=version, test_name=test_name) as stream:
+    with store.files.open(name, **which) as stream:
         while piece := stream.read(1 << 20):
             click.echo(piece, nl=False)
 
 
-@command.command("list")
+@files.command("list")
 @click.argument("pattern", required=False)
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Only files with this tag. Repeatable.")
 @_test_option
@@ -257,21 +212,12 @@ def get(
 @_limit_option
 @json_option
 @store_option
-def list_files(
-    store: WorkspaceStore,
-    pattern: str | None,
-    tags: tuple[str, ...],
-    all_versions: bool,
-    limit: int | None,
-    as_json: bool,
-    **filters: Any,
-) -> None:
+def list_files(store: WorkspaceStore, pattern: str | None, **filters: Any) -> None:
     """List files. In PATTERN, * matches any characters: 'ensembl/*.tsv'."""
-    frame = store.files.list(pattern, tags=tags, all_versions=all_versions, limit=limit, **filters)
-    _print_files(frame, as_json)
+    _print_files(store.files.list(pattern, **filters))
 
 
-@command.command("search")
+@files.command("search")
 @click.argument("words", nargs=-1, required=True)
 @_test_option
 @_filter_options
@@ -279,32 +225,21 @@ def list_files(
 @_limit_option
 @json_option
 @store_option
-def search(
-    store: WorkspaceStore,
-    words: tuple[str, ...],
-    all_versions: bool,
-    limit: int | None,
-    as_json: bool,
-    **filters: Any,
-) -> None:
+def search(store: WorkspaceStore, words: tuple[str, ...], **filters: Any) -> None:
     """Find files with all WORDS in their names, tags or metadata."""
-    frame = store.files.search(" ".join(words), all_versions=all_versions, limit=limit, **filters)
-    _print_files(frame, as_json)
+    _print_files(store.files.search(" ".join(words), **filters))
 
 
-@command.command("show")
+@files.command("show")
 @click.argument("name")
 @_version_option
 @_test_option
 @json_option
 @store_option
-def show(store: WorkspaceStore, name: str, version: str | None, test_name: str | None, as_json: bool) -> None:
+def show(store: WorkspaceStore, name: str, **which: Any) -> None:
     """Show the sizes, hashes, tags, metadata and sources of a file."""
-    import json
-
-    found = store.files.metadata(name, version=version, test_name=test_name)
-    if as_json:
-        print_json(found)
+    found = store.files.metadata(name, **which)
+    if printed_json(found):
         return
     sizes = f"{human_bytes(found['size_bytes'])}, stored {human_bytes(found['stored_bytes'])}"
     print_fields(
@@ -333,12 +268,12 @@ def show(store: WorkspaceStore, name: str, version: str | None, test_name: str |
     )
 
 
-@command.command("versions")
+@files.command("versions")
 @click.argument("name")
 @_test_option
 @json_option
 @store_option
-def versions(store: WorkspaceStore, name: str, test_name: str | None, as_json: bool) -> None:
+def versions(store: WorkspaceStore, name: str, test_name: str | None) -> None:
     """List the versions of a file, newest first."""
     print_rows(
         store.files.versions(name, test_name=test_name),
@@ -351,45 +286,34 @@ def versions(store: WorkspaceStore, name: str, test_name: str | None, as_json: b
             "SHA-256": lambda row: (row["content_hash"] or "-")[:12],
             "stored": lambda row: moment(row["created_at"]),
         },
-        as_json=as_json,
         numeric=["size"],
         flexible=["aliases"],
     )
 
 
-@command.command("summary")
+@files.command("summary")
 @click.argument("pattern", required=False)
 @json_option
 @store_option
-def summary(store: WorkspaceStore, pattern: str | None, as_json: bool) -> None:
+def summary(store: WorkspaceStore, pattern: str | None) -> None:
     """Count files and bytes by type, status, mode and compression."""
     found = store.files.summary(pattern)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        click.echo(str(found))
+    answer(found.to_dict(), str(found))
 
 
-@command.command("validate")
+@files.command("validate")
 @click.argument("pattern", required=False)
 @json_option
 @store_option
-def validate(store: WorkspaceStore, pattern: str | None, as_json: bool) -> None:
+def validate(store: WorkspaceStore, pattern: str | None) -> None:
     """Read every file and compare it with its SHA-256. Exit code 4 if one is damaged."""
     found = store.files.validate(pattern)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        click.echo(str(found))
+    answer(found.to_dict(), str(found))
     if not found.ok:
         click.get_current_context().exit(4)
 
 
 def _json_object(text: str | None) -> dict[str, Any] | None:
-    import json
-
-    from nirs_store.errors import InvalidInput
-
     if text is None:
         return None
     try:
@@ -401,36 +325,25 @@ def _json_object(text: str | None) -> dict[str, Any] | None:
     return found
 
 
-def _print_files(frame: pl.DataFrame, as_json: bool) -> None:
-    import json
-
+def _print_files(frame: pl.DataFrame) -> None:
     rows = [
         {**row, "tags": json.loads(row["tags"] or "[]"), "metadata": json.loads(row["metadata"] or "{}")}
         for row in frame.iter_rows(named=True)
     ]
-    if as_json:
-        print_json(rows)
-        return
-    if not rows:
-        click.echo("No files.")
-        return
-    tests = any(row["test_name"] for row in rows)
-    print_table(
-        ["name", *(["test"] if tests else []), "version", "type", "status", "mode", "size", "tags", "stored"],
-        [
-            [
-                row["name"],
-                *([row["test_name"]] if tests else []),
-                f"v{row['version']}",
-                row["type"],
-                row["status"],
-                row["mode"],
-                human_bytes(row["size_bytes"]),
-                ", ".join(row["tags"]),
-                moment(row["created_at"]),
-            ]
-            for row in rows
-        ],
+    print_rows(
+        rows,
+        {
+            "name": "name",
+            "test": "test_name" if any(row["test_name"] for row in rows) else None,
+            "version": lambda row: f"v{row['version']}",
+            "type": "type",
+            "status": "status",
+            "mode": "mode",
+            "size": lambda row: human_bytes(row["size_bytes"]),
+            "tags": lambda row: ", ".join(row["tags"]),
+            "stored": lambda row: moment(row["created_at"]),
+        },
+        empty="No files.",
         numeric=["size"],
         flexible=["name", "tags"],
     )

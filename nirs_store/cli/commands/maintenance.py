@@ -13,19 +13,27 @@ from nirs_store.cli._options import (
     FOR_GOOD,
     confirm,
     dry_run_option,
+    given,
     json_option,
     store_option,
     workspace_option,
     yes_option,
 )
-from nirs_store.cli._output import human_bytes, moment, print_json, print_rows, progress, short_id
+from nirs_store.cli._output import (
+    answer,
+    human_bytes,
+    moment,
+    print_counts,
+    print_rows,
+    printed_json,
+    progress,
+    short_id,
+)
+from nirs_store.cli._workspace import find, shared_settings
+from nirs_store.cli._workspace import thing as find_thing
 from nirs_store.display import printable
 
-# -- ``nirs-store check``.
-
-
 if TYPE_CHECKING:
-    from nirs_store.maintenance.deletion import Deletion, RunDeletion
     from nirs_store.store import WorkspaceStore
 
 
@@ -38,13 +46,12 @@ _DAMAGED = 4
 @json_option
 @workspace_option
 @click.pass_context
-def command_check(ctx: click.Context, read_data: bool, as_json: bool, workspace: Path) -> None:
+def check(ctx: click.Context, read_data: bool, workspace: Path) -> None:
     """Check that everything recorded is present and consistent.
 
     Nothing is changed, and recording can continue. The exit code is 4 if something is damaged or lost, else
     0. Of a shared workspace, its log and the replica on this computer are checked too.
     """
-    from nirs_store.cli._workspace import shared_settings
     from nirs_store.maintenance.check import check_workspace
 
     with progress("Reading models") as show:
@@ -54,15 +61,9 @@ def command_check(ctx: click.Context, read_data: bool, as_json: bool, workspace:
             report = shared_care.check_address(settings, read_data=read_data, progress=show)
         else:
             report = check_workspace(workspace, read_data=read_data, progress=show)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        click.echo(str(report))
+    answer(report.to_dict(), str(report))
     if report.errors:
         ctx.exit(_DAMAGED)
-
-
-# -- ``nirs-store delete``.
 
 
 @click.command("delete", cls=Command)
@@ -74,15 +75,8 @@ def command_check(ctx: click.Context, read_data: bool, as_json: bool, workspace:
 @yes_option
 @json_option
 @store_option
-def command_delete(
-    store: WorkspaceStore,
-    identifier: str,
-    keep_artifacts: bool,
-    force: bool,
-    now: bool,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
+def delete(
+    store: WorkspaceStore, identifier: str, keep_artifacts: bool, force: bool, now: bool, dry_run: bool
 ) -> None:
     """Delete a run with all its contents, a pipeline, a chain with its predictions, or one prediction.
 
@@ -91,38 +85,28 @@ def command_delete(
     The plan is printed first. Models that other runs use are kept. The command asks for confirmation on a
     terminal and needs --yes elsewhere.
     """
-    from nirs_store.cli._workspace import find
-
     found = find(store, identifier, ["run", "pipeline", "chain", "prediction"])
     facts: dict[str, Any] = {"kind": found.kind, "id": found.identifier, "dry_run": dry_run}
-    deletions: dict[str, Callable[..., Any]] = {
-        "run": store.delete_run, "pipeline": store.delete_pipeline, "chain": store.delete_chain
-    }  # fmt: skip
-    delete = deletions.get(found.kind)
-    if delete is not None:
-        facts |= _plan_of(delete(found.identifier, dry_run=True))
-    if not as_json:
+    one = found.kind == "prediction"
+    remove = getattr(store, f"delete_{found.kind}")
+    if not one:
+        plan = remove(found.identifier, dry_run=True)
+        names = ("name", "rows", "artifacts", "artifact_bytes", "needed_by")
+        facts |= {name: getattr(plan, name) for name in names}
+    if not given("json"):
         _print_plan(facts, keep_artifacts)
         if now:
             click.echo(FOR_GOOD)
     if not dry_run:
-        if not confirm("Delete this?", yes):
+        if not confirm("Delete this?"):
             return
-        if delete is not None:
-            facts["deleted"] = delete(found.identifier, not keep_artifacts, force=force, now=now)
-        else:
-            facts["deleted"] = int(store.delete_prediction(found.identifier, now=now))
-    if as_json:
-        print_json(facts)
-    elif not dry_run:
-        click.echo("Deleted." if delete is None else f"Deleted {facts['deleted']} rows.")
-        if not now:
-            click.echo(f"Undo it with: nirs-store trash restore {found.identifier}")
-
-
-def _plan_of(plan: RunDeletion | Deletion) -> dict[str, Any]:
-    names = ("name", "rows", "artifacts", "artifact_bytes", "needed_by")
-    return {name: getattr(plan, name) for name in names}
+        options: dict[str, Any] = {} if one else {"delete_artifacts": not keep_artifacts, "force": force}
+        facts["deleted"] = int(remove(found.identifier, now=now, **options))
+    if printed_json(facts) or dry_run:
+        return
+    click.echo("Deleted." if one else f"Deleted {facts['deleted']} rows.")
+    if not now:
+        click.echo(f"Undo it with: nirs-store trash restore {found.identifier}")
 
 
 def _print_plan(facts: dict[str, Any], keep_artifacts: bool) -> None:
@@ -133,11 +117,11 @@ def _print_plan(facts: dict[str, Any], keep_artifacts: bool) -> None:
     click.echo(f"{kind.capitalize()} {identifier} ({printable(facts['name'])})")
     for table, count in facts["rows"].items():
         words = table.replace("_", " ")
-        click.echo(f"  {count:>8} {words.removesuffix('s') if count == 1 else words}")
+        print_counts({words.removesuffix("s") if count == 1 else words: count})
     for model, source in facts["needed_by"]:
         click.echo(f"  meta-model {model} is fed by {source}; --force deletes it anyway")
     what = "unreferenced, left for a gc" if keep_artifacts else f"files that only this {kind} uses"
-    click.echo(f"  {len(facts['artifacts']):>8} models, {what} ({human_bytes(facts['artifact_bytes'])})")
+    print_counts({f"models, {what} ({human_bytes(facts['artifact_bytes'])})": len(facts["artifacts"])})
 
 
 @click.command("gc", cls=Command)
@@ -153,7 +137,7 @@ def _print_plan(facts: dict[str, Any], keep_artifacts: bool) -> None:
 @dry_run_option
 @json_option
 @store_option
-def command(store: WorkspaceStore, grace: float, now: bool, dry_run: bool, as_json: bool) -> None:
+def gc(store: WorkspaceStore, grace: float, now: bool, dry_run: bool) -> None:
     """Remove model files without references, and expired entries of the trash.
 
     The plan is printed; --dry-run only prints it. Unknown files are reported and kept.
@@ -163,8 +147,7 @@ def command(store: WorkspaceStore, grace: float, now: bool, dry_run: bool, as_js
     else:
         done = store.collect_garbage(grace_seconds=grace, now=now)
         plan, removed = done.plan, done.files
-    if as_json:
-        print_json({**plan.to_dict(), "dry_run": dry_run, "removed_files": removed})
+    if printed_json({**plan.to_dict(), "dry_run": dry_run, "removed_files": removed}):
         return
     click.echo(f"{len(plan.files)} files that nothing refers to ({human_bytes(plan.bytes)})")
     for path in plan.files:
@@ -182,9 +165,6 @@ def command(store: WorkspaceStore, grace: float, now: bool, dry_run: bool, as_js
     click.echo("Nothing was removed (dry run)." if dry_run else f"Removed {removed} files.")
 
 
-# -- ``nirs-store repair``.
-
-
 @click.command("repair", cls=Command)
 @click.option(
     "--restore-catalog",
@@ -194,7 +174,7 @@ def command(store: WorkspaceStore, grace: float, now: bool, dry_run: bool, as_js
 @dry_run_option
 @yes_option
 @workspace_option
-def command_repair(restore_catalog: bool, dry_run: bool, yes: bool, workspace: Path) -> None:
+def repair(restore_catalog: bool, dry_run: bool, workspace: Path) -> None:
     """Repair what a check found, as far as possible.
 
     The command reads every byte and prints its plan first. It moves damaged files to quarantine/ and never
@@ -202,7 +182,6 @@ def command_repair(restore_catalog: bool, dry_run: bool, yes: bool, workspace: P
     needs --yes elsewhere. Of a shared workspace, the replica on this computer is replaced by one built from the
     log where they differ, and lost models are put back from the copies here.
     """
-    from nirs_store.cli._workspace import shared_settings
     from nirs_store.lazy import later
     from nirs_store.maintenance.repair import plan_workspace_repair, repair_workspace
 
@@ -218,7 +197,7 @@ def command_repair(restore_catalog: bool, dry_run: bool, yes: bool, workspace: P
     click.echo(str(plan))
     if restore_catalog and plan.restore_from is None:
         click.echo("The catalog is not restored: it can be read, or no migration kept a copy that can be.")
-    if plan.empty or dry_run or not confirm("Do this?", yes):
+    if plan.empty or dry_run or not confirm("Do this?"):
         return
     if settings is not None:
         shared_care.repair(settings, dry_run=False)
@@ -227,13 +206,10 @@ def command_repair(restore_catalog: bool, dry_run: bool, yes: bool, workspace: P
     click.echo("Done.")
 
 
-# -- ``nirs-store vacuum``.
-
-
 @click.command("vacuum", cls=Command)
 @json_option
 @store_option
-def command_vacuum(store: WorkspaceStore, as_json: bool) -> None:
+def vacuum(store: WorkspaceStore) -> None:
     """Shrink the catalog after deletions.
 
     Deleted rows leave unused space in store.duckdb; this command rewrites the file without it. Queries of
@@ -244,24 +220,19 @@ def command_vacuum(store: WorkspaceStore, as_json: bool) -> None:
     before = catalog.stat().st_size
     store.vacuum()
     after = catalog.stat().st_size
-    if as_json:
-        print_json({"before_bytes": before, "after_bytes": after})
-        return
-    click.echo(f"store.duckdb: {human_bytes(before)} before, {human_bytes(after)} after.")
-
-
-# -- ``nirs-store trash``.
+    words = f"store.duckdb: {human_bytes(before)} before, {human_bytes(after)} after."
+    answer({"before_bytes": before, "after_bytes": after}, words)
 
 
 @click.group("trash", cls=Group)
-def command_trash() -> None:
+def trash() -> None:
     """List, restore and permanently remove deleted objects."""
 
 
-@command_trash.command("list")
+@trash.command("list")
 @json_option
 @store_option
-def trash_list(store: WorkspaceStore, as_json: bool) -> None:
+def trash_list(store: WorkspaceStore) -> None:
     """List what was deleted and can be restored, newest first."""
     print_rows(
         store.trash.list(),
@@ -274,28 +245,24 @@ def trash_list(store: WorkspaceStore, as_json: bool) -> None:
             "until": lambda row: moment(row["until"]),
             "id": lambda row: short_id(row["object_id"]),
         },
-        as_json=as_json,
         empty="The trash is empty.",
         numeric=["rows", "size"],
         flexible=["name"],
     )
 
 
-@command_trash.command("restore")
+@trash.command("restore")
 @click.argument("identifier", metavar="ID")
 @json_option
 @store_option
-def trash_restore(store: WorkspaceStore, identifier: str, as_json: bool) -> None:
+def trash_restore(store: WorkspaceStore, identifier: str) -> None:
     """Restore a deleted object by its id, or the last eight characters of it."""
     back = store.trash.restore(identifier)
-    if as_json:
-        print_json([{"kind": kind, "id": each} for kind, each in back])
-        return
-    for kind, each in back:
-        click.echo(f"The {kind} {each} is back.")
+    words = "\n".join(f"The {kind} {each} is back." for kind, each in back)
+    answer([{"kind": kind, "id": each} for kind, each in back], words)
 
 
-@command_trash.command("empty")
+@trash.command("empty")
 @click.option(
     "--older-than", type=click.FloatRange(0), metavar="DAYS", help="Only what was deleted longer ago."
 )
@@ -303,32 +270,27 @@ def trash_restore(store: WorkspaceStore, identifier: str, as_json: bool) -> None
 @yes_option
 @json_option
 @store_option
-def trash_empty(
-    store: WorkspaceStore, older_than: float | None, dry_run: bool, yes: bool, as_json: bool
-) -> None:
+def trash_empty(store: WorkspaceStore, older_than: float | None, dry_run: bool) -> None:
     """Permanently remove deleted objects, with the files that nothing else needs."""
     done = store.trash.empty(older_than, dry_run=True)
-    if not as_json:
+    if not given("json"):
         click.echo(f"{len(done.entries)} deletions in the trash")
         if done.entries:
             click.echo(FOR_GOOD)
     if not dry_run and done.entries:
-        if not confirm("Remove them for good?", yes):
+        if not confirm("Remove them for good?"):
             return
         done = store.trash.empty(older_than)
-    if as_json:
-        print_json({"entries": done.entries, "files": done.files, "bytes": done.bytes, "dry_run": dry_run})
-    elif dry_run:
-        click.echo("Nothing was removed (dry run).")
-    else:
-        click.echo(f"Removed {len(done.entries)} deletions, {done.files} files ({human_bytes(done.bytes)}).")
+    words = f"Removed {len(done.entries)} deletions, {done.files} files ({human_bytes(done.bytes)})."
+    facts = {"entries": done.entries, "files": done.files, "bytes": done.bytes, "dry_run": dry_run}
+    answer(facts, "Nothing was removed (dry run)." if dry_run else words)
 
 
 _KINDS = ("chain", "run", "file", "measurement")
 
 
 @click.group("retention", cls=Group)
-def command_retention() -> None:
+def retention() -> None:
     """Set what a workspace keeps, and delete the rest."""
 
 
@@ -397,14 +359,13 @@ def _policy(options: dict[str, Any]) -> Any:
     return policy if policy.kinds else None
 
 
-@command_retention.command("show")
+@retention.command("show")
 @json_option
 @store_option
-def show(store: WorkspaceStore, as_json: bool) -> None:
+def show(store: WorkspaceStore) -> None:
     """Print the policy of a workspace and its pins."""
     policy, pins = store.retention.policy, store.retention.pins()
-    if as_json:
-        print_json({"policy": policy.to_dict(), "pins": pins.to_dicts()})
+    if printed_json({"policy": policy.to_dict(), "pins": pins.to_dicts()}):
         return
     click.echo(str(policy))
     if pins.height:
@@ -421,7 +382,7 @@ def show(store: WorkspaceStore, as_json: bool) -> None:
         )
 
 
-@command_retention.command("set")
+@retention.command("set")
 @_rule_options
 @click.option("--add", is_flag=True, help="Add to the existing policy.")
 @click.option(
@@ -433,7 +394,7 @@ def show(store: WorkspaceStore, as_json: bool) -> None:
 @json_option
 @store_option
 def set_policy(
-    store: WorkspaceStore, add: bool, automatic: str | None, dry_run: bool, as_json: bool, **options: Any
+    store: WorkspaceStore, add: bool, automatic: str | None, dry_run: bool, **options: Any
 ) -> None:
     """Set the policy of a workspace; this alone deletes nothing. Without options it keeps everything."""
     from nirs_store.history.policy import RetentionPolicy
@@ -445,78 +406,64 @@ def set_policy(
         policy = RetentionPolicy(policy.rules, policy.limits, automatic)
     if not dry_run:
         policy = store.retention.set(policy)
-    if as_json:
-        print_json(policy.to_dict())
-        return
-    click.echo(str(policy))
-    if dry_run:
-        click.echo("Nothing was changed (dry run).")
+    answer(policy.to_dict(), str(policy) + ("\nNothing was changed (dry run)." if dry_run else ""))
 
 
-@command_retention.command("run")
+@retention.command("run")
 @_rule_options
 @click.option("--now", is_flag=True, help="Delete for good, without the trash.")
 @dry_run_option
 @yes_option
 @json_option
 @store_option
-def run(store: WorkspaceStore, now: bool, dry_run: bool, yes: bool, as_json: bool, **options: Any) -> None:
+def run(store: WorkspaceStore, now: bool, dry_run: bool, **options: Any) -> None:
     """Delete everything the retention policy does not keep: the workspace's policy, or one given here.
 
     The plan is printed first. The command asks for confirmation on a terminal and needs --yes elsewhere.
     """
     plan = store.retention.plan(_policy(options))
-    if not as_json:
+    if not given("json"):
         click.echo(str(plan))
         kinds = {item.kind for item in plan.take}
         if kinds and (now or kinds <= {"file", "measurement"}):
             click.echo(FOR_GOOD)
         elif "measurement" in kinds:
             click.echo("Of the measurements, this cannot be undone.")
-    if dry_run or not plan.take or not confirm("Delete these?", yes):
-        result = None
-    else:
+    result = None
+    if not dry_run and plan.take and confirm("Delete these?"):
         result = store.retention.execute(plan, now=now)
-    if as_json:
-        print_json(
-            {**plan.to_dict(), "dry_run": dry_run, "result": None if result is None else result.to_dict()}
-        )
-    elif result is not None:
+    done = None if result is None else result.to_dict()
+    if printed_json({**plan.to_dict(), "dry_run": dry_run, "result": done}):
+        return
+    if result is not None:
         click.echo(f"{str(result)[0].upper()}{str(result)[1:]}.")
     elif dry_run:
         click.echo("Nothing was removed (dry run).")
 
 
-@command_retention.command("pin")
+@retention.command("pin")
 @click.argument("thing", metavar="OBJECT")
 @click.option("--reason", metavar="TEXT", help="Why.")
 @store_option
 def pin(store: WorkspaceStore, thing: str, reason: str | None) -> None:
     """Keep an object regardless of the policy."""
-    from nirs_store.cli._workspace import thing as find_thing
-
     store.retention.pin(find_thing(store, thing), reason)
     click.echo(f"Pinned {thing}.")
 
 
-@command_retention.command("unpin")
+@retention.command("unpin")
 @click.argument("thing", metavar="OBJECT")
 @store_option
 def unpin(store: WorkspaceStore, thing: str) -> None:
     """Remove a pin."""
-    from nirs_store.cli._workspace import thing as find_thing
-
     there = store.retention.unpin(find_thing(store, thing))
     click.echo(f"Unpinned {thing}." if there else f"{thing} was not pinned.")
-
-
-# -- ``nirs-store take-over``.
 
 
 @click.command("take-over", cls=Command)
 @yes_option
 @workspace_option
-def command_take_over(yes: bool, workspace: Path) -> None:
+def take_over(workspace: Path) -> None:
     """Free a workspace on a network share from a computer that crashed or is gone.
 
     Stop everything that uses the workspace on that computer first: two computers that write into one folder
@@ -531,7 +478,7 @@ def command_take_over(yes: bool, workspace: Path) -> None:
         host = printable(error.host or "a computer without a name")
         since = "" if error.since is None else f" since {error.since:%Y-%m-%d %H:%M} UTC"
         click.echo(f"Used by {host}{since}.")
-        if not confirm("Has every store there been closed?", yes):
+        if not confirm("Has every store there been closed?"):
             return
         WorkspaceStore(workspace, create=False, take_over=True).close()
     click.echo("No other computer uses the workspace.")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,17 +15,28 @@ from nirs_store.cli._options import (
     as_options,
     confirm,
     dry_run_option,
+    given,
     json_option,
     store_option,
     trust_options,
     workspace_option,
     yes_option,
 )
-from nirs_store.cli._output import human_bytes, print_fields, print_json, print_rows, print_table
+from nirs_store.cli._output import (
+    answer,
+    human_bytes,
+    print_counts,
+    print_fields,
+    print_rows,
+    print_table,
+    printed_json,
+)
+from nirs_store.cli._spectra import read_file
+from nirs_store.cli._workspace import Found, exports_of, find, named_chain, open_store, whole_id
+from nirs_store.errors import UnknownFormat
 
 if TYPE_CHECKING:
     from nirs_store.artifacts.purge import PurgePlan
-    from nirs_store.cli._workspace import Found
     from nirs_store.store import WorkspaceStore
 
 
@@ -33,17 +45,14 @@ if TYPE_CHECKING:
     cls=Group,
     epilog="The documentation page 'Sharing bundles' explains the risks and each refusal.",
 )
-def command_bundle() -> None:
+def bundle() -> None:
     """Export, import, inspect and verify models in one file."""
-
-
-# -- ``nirs-store bundle export``.
 
 
 _PROBE = 20
 
 
-@command_bundle.command("export", cls=Command)
+@bundle.command("export")
 @click.argument("chain", metavar="CHAIN")
 @click.argument("output", type=click.Path(path_type=Path), required=False)
 @click.option("--safe", is_flag=True, help="Write no pickles, so that anyone can open the bundle.")
@@ -53,16 +62,13 @@ _PROBE = 20
     help=f"CSV or Parquet file of spectra; the bundle includes the first {_PROBE} and their predictions.",
 )
 @store_option
-def command_export(
+def export_bundle(
     store: WorkspaceStore, chain: str, output: Path | None, safe: bool, probe: Path | None
 ) -> None:
     """Write a chain as a bundle (.n4a).
 
     Without OUTPUT, the file is written to the folder exports/ of the workspace (of a shared one, to ./exports/).
     """
-    from nirs_store.cli._spectra import read_file
-    from nirs_store.cli._workspace import exports_of, named_chain
-
     X = None if probe is None else read_file(probe).X[:_PROBE]
     label, chain_id = named_chain(store, chain)
     if output is None:
@@ -71,57 +77,38 @@ def command_export(
     click.echo(path)
 
 
-# -- ``nirs-store bundle import``.
-
-
-@command_bundle.command("import", cls=Command)
+@bundle.command("import")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--name", metavar="TEXT", help="Name of the run [default: after model and target].")
 @trust_options
 @json_option
 @workspace_option
-def command_importing(
-    bundle: Path,
-    name: str | None,
-    allow_pickle: bool,
-    trusted_types: tuple[str, ...],
-    as_json: bool,
-    workspace: Path,
-) -> None:
+def import_bundle(bundle: Path, workspace: Path, **options: Any) -> None:
     """Import a bundle into the workspace as a run with one chain.
 
     The bundle is checked first; a failed check changes nothing in the workspace. The same content is
     imported once.
     """
-    from nirs_store.cli._workspace import open_store
-
     with open_store(workspace) as store, as_options():
-        found = store.import_bundle(bundle, allow_pickle=allow_pickle, trusted_types=trusted_types, name=name)
-    if as_json:
-        print_json(asdict(found))
+        found = store.import_bundle(bundle, **options)
+    if printed_json(asdict(found)):
         return
     click.echo("Imported." if found.added else "This content was imported before; nothing was added.")
     print_fields({"run": found.run_id, "pipeline": found.pipeline_id, "chain": found.chain_id})
 
 
-# -- ``nirs-store bundle inspect``.
-
-
-@command_bundle.command("inspect", cls=Command, short_help="Show what is in a bundle, without loading it.")
+@bundle.command("inspect", short_help="Show what is in a bundle, without loading it.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @json_option
-def command_inspect(bundle: Path, as_json: bool) -> None:
+def inspect(bundle: Path) -> None:
     """Show the members, types and card of a bundle, and the trust it needs to open.
 
     Nothing in it is loaded. The author of the bundle wrote its card.
     """
-    from dataclasses import asdict
-
     from nirs_store.bundle.reader import inspect_bundle
 
     found = inspect_bundle(bundle)
-    if as_json:
-        print_json({**asdict(found), "members": [{"name": n, "size": size} for n, size in found.members]})
+    if printed_json({**asdict(found), "members": [{"name": n, "size": size} for n, size in found.members]}):
         return
     pickles = found.kind == "joblib"
     print_fields(
@@ -145,22 +132,15 @@ def command_inspect(bundle: Path, as_json: bool) -> None:
         click.echo(f"\n{found.card.rstrip()}")
 
 
-# -- ``nirs-store bundle verify``.
-
-
-@command_bundle.command(
-    "verify", cls=Command, short_help="Check a bundle, and that it predicts what it says."
-)
+@bundle.command("verify", short_help="Check a bundle, and that it predicts what it says.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @trust_options
 @json_option
-def command_verify(bundle: Path, allow_pickle: bool, trusted_types: tuple[str, ...], as_json: bool) -> None:
+def verify(bundle: Path, allow_pickle: bool, trusted_types: tuple[str, ...]) -> None:
     """Check a whole bundle: archive, hashes, types, and its probe predictions.
 
     The predictions require loading, so a bundle with pickles fails without --allow-pickle.
     """
-    import warnings
-
     from nirs_store.bundle.reader import inspect_bundle, load_bundle
 
     found = inspect_bundle(bundle)
@@ -169,15 +149,8 @@ def command_verify(bundle: Path, allow_pickle: bool, trusted_types: tuple[str, .
         opened = load_bundle(bundle, allow_pickle=allow_pickle, trusted_types=trusted_types)
     told = [str(entry.message) for entry in caught]
     probed = opened.record is not None and opened.record.probe is not None
-    if as_json:
-        print_json(
-            {
-                "path": found.path,
-                "content_hash": found.content_hash,
-                "probe_agrees": probed or None,
-                "warnings": told,
-            }
-        )
+    facts = {"path": found.path, "content_hash": found.content_hash}
+    if printed_json({**facts, "probe_agrees": probed or None, "warnings": told}):
         return
     for text in told:
         click.secho(f"Warning: {text}", fg="yellow", err=True)
@@ -185,9 +158,6 @@ def command_verify(bundle: Path, allow_pickle: bool, trusted_types: tuple[str, .
         "its probe spectra give the stored predictions" if probed else "it has no probe spectra to compare"
     )
     click.echo(f"Intact: {len(found.members)} members, hashes and types as they should be; {words}.")
-
-
-# -- ``nirs-store export``.
 
 
 _SUFFIXES = {
@@ -204,7 +174,7 @@ _SUFFIXES = {
     "--arrays", is_flag=True, help="With .parquet: include the measured and predicted values as lists."
 )
 @store_option
-def command_export_(store: WorkspaceStore, identifier: str, output: Path | None, arrays: bool) -> None:
+def export(store: WorkspaceStore, identifier: str, output: Path | None, arrays: bool) -> None:
     """Write a chain, a pipeline or a run to a file in the format of OUTPUT's suffix.
 
     \b
@@ -215,8 +185,6 @@ def command_export_(store: WorkspaceStore, identifier: str, output: Path | None,
 
     Without OUTPUT, the file is written to the folder exports/ of the workspace (of a shared one, to ./exports/).
     """  # noqa: D301 (click reads the escape)
-    from nirs_store.cli._workspace import Found, exports_of, find, named_chain
-
     label = ""
     found = None if "@" in identifier else find(store, identifier, list(_SUFFIXES))
     if found is None or found.kind == "chain":
@@ -231,8 +199,6 @@ def command_export_(store: WorkspaceStore, identifier: str, output: Path | None,
 
 
 def _write(store: WorkspaceStore, found: Found, output: Path, arrays: bool, label: str) -> Path:
-    from nirs_store.errors import UnknownFormat
-
     name = output.name.lower()
     if name.endswith(".parquet"):
         return store.export_predictions_parquet(
@@ -256,103 +222,91 @@ _GRACE = 3600.0
 
 
 @click.group("artifacts", cls=Group)
-def command_artifacts() -> None:
+def artifacts() -> None:
     """List fitted objects by their place in a pipeline, and clean them up."""
 
 
-@command_artifacts.command("list")
+@artifacts.command("list")
 @_dataset_option
 @click.option("--pipeline", metavar="ID", default="", help="Only this pipeline.")
 @_verbose_option
 @json_option
 @store_option
-def list_artifacts(store: WorkspaceStore, dataset: str, pipeline: str, verbose: bool, as_json: bool) -> None:
+def list_artifacts(store: WorkspaceStore, dataset: str, pipeline: str, verbose: bool) -> None:
     """List artifacts by their place: registered ones, and those that chains name."""
     from nirs_store.artifacts.registry import ArtifactRegistry
-    from nirs_store.cli._workspace import find
 
-    pipeline_id = find(store, pipeline, ["pipeline"]).identifier if pipeline else ""
-    records = ArtifactRegistry(store, dataset, pipeline_id).records()
-    if as_json:
-        print_json([record.to_dict() for record in records])
-        return
-    if not records:
-        click.echo("No artifacts.")
+    records = ArtifactRegistry(store, dataset, whole_id(store, pipeline, "pipeline") or "").records()
+    if printed_json([record.to_dict() for record in records]):
         return
     print_rows(
         records,
         {
-            "artifact" if verbose else "pipeline": lambda record: (
-                record.artifact_id if verbose else record.pipeline_id[-8:]
-            ),
+            "artifact": (lambda record: record.artifact_id) if verbose else None,
+            "pipeline": None if verbose else lambda record: record.pipeline_id[-8:],
             "place": lambda record: record.chain_path,
             "fold": lambda record: record.get_fold_str(),
             "type": lambda record: record.artifact_type,
             "class": lambda record: record.class_name.rpartition(".")[2],
             "size": lambda record: human_bytes(record.size_bytes),
         },
+        empty="No artifacts.",
         numeric=["size"],
         flexible=["place"],
     )
 
 
-@command_artifacts.command("list-orphaned")
+@artifacts.command("list-orphaned")
 @_verbose_option
 @json_option
 @store_option
-def list_orphaned(store: WorkspaceStore, verbose: bool, as_json: bool) -> None:
+def list_orphaned(store: WorkspaceStore, verbose: bool) -> None:
     """List the files without references."""
     plan = store.gc_artifacts(dry_run=True)
-    if as_json:
-        print_json(
-            {"files": list(plan.files), "bytes": plan.bytes, "unknown_files": list(plan.unknown_files)}
-        )
+    if printed_json(
+        {"files": list(plan.files), "bytes": plan.bytes, "unknown_files": list(plan.unknown_files)}
+    ):
         return
     click.echo(f"{len(plan.files)} files that nothing holds ({human_bytes(plan.bytes)})")
     for artifact in plan.artifacts:
         click.echo(f"  {artifact.artifact_path}" + (f"  {artifact.artifact_type}" if verbose else ""))
 
 
-@command_artifacts.command("cleanup")
+@artifacts.command("cleanup")
 @click.option("--force", is_flag=True, help="Also remove what a finished session saved within the last hour.")
 @dry_run_option
 @yes_option
 @_verbose_option
 @json_option
 @store_option
-def cleanup(
-    store: WorkspaceStore, force: bool, dry_run: bool, yes: bool, verbose: bool, as_json: bool
-) -> None:
+def cleanup(store: WorkspaceStore, force: bool, dry_run: bool, verbose: bool) -> None:
     """Remove the files without references. Files with references are kept. This cannot be undone."""
     grace = 0.0 if force else _GRACE
     files, size = store.artifacts.delete_orphaned_artifacts(grace_seconds=grace)
-    if not as_json:
+    if not given("json"):
         click.echo(f"{len(files)} files that nothing holds ({human_bytes(size)})")
         for path in files if verbose or dry_run else ():
             click.echo(f"  {path}")
         if files:
             click.echo(FOR_GOOD)
-    done = bool(files) and not dry_run and confirm("Remove them?", yes)
+    done = bool(files) and not dry_run and confirm("Remove them?")
     if done:
         files, size = store.artifacts.delete_orphaned_artifacts(dry_run=False, grace_seconds=grace)
-    if as_json:
-        print_json({"files": files, "bytes": size, "dry_run": dry_run, "removed": done})
-    else:
-        click.echo(f"Removed {len(files)} files." if done else "Nothing was removed.")
+    words = f"Removed {len(files)} files." if done else "Nothing was removed."
+    answer({"files": files, "bytes": size, "dry_run": dry_run, "removed": done}, words)
 
 
-@command_artifacts.command("stats")
+@artifacts.command("stats")
 @_dataset_option
 @_verbose_option
 @json_option
 @store_option
-def stats(store: WorkspaceStore, dataset: str, verbose: bool, as_json: bool) -> None:
+def stats(store: WorkspaceStore, dataset: str, verbose: bool) -> None:
     """Count artifacts, their files, and what deduplication saves."""
     from nirs_store.artifacts.registry import ArtifactRegistry
 
     found = ArtifactRegistry(store, dataset).get_stats()
-    if as_json:
-        print_json(found)
+    if printed_json(found):
         return
     fields = {
         "artifacts": str(found["total_artifacts"]),
@@ -367,7 +321,7 @@ def stats(store: WorkspaceStore, dataset: str, verbose: bool, as_json: bool) -> 
     print_fields(fields)
 
 
-@command_artifacts.command("purge")
+@artifacts.command("purge")
 @_dataset_option
 @click.option("--pipeline", metavar="ID", default="", help="Only this pipeline.")
 @click.option("--force", is_flag=True, help="Also remove artifacts that feed a meta-model elsewhere.")
@@ -377,47 +331,41 @@ def stats(store: WorkspaceStore, dataset: str, verbose: bool, as_json: bool) -> 
 @json_option
 @store_option
 def purge(
-    store: WorkspaceStore,
-    dataset: str,
-    pipeline: str,
-    force: bool,
-    dry_run: bool,
-    yes: bool,
-    verbose: bool,
-    as_json: bool,
+    store: WorkspaceStore, dataset: str, pipeline: str, force: bool, dry_run: bool, verbose: bool
 ) -> None:
     """Remove all artifacts and chains of a data set or a pipeline; keep scores and logs.
 
     Artifacts with other references are kept too. This cannot be undone.
     """
     from nirs_store.artifacts.registry import ArtifactRegistry
-    from nirs_store.cli._workspace import find
 
     if bool(dataset) == bool(pipeline):
         raise click.UsageError("Name a data set with --dataset, or a pipeline with --pipeline.")
     registry = ArtifactRegistry(store, dataset)
-    pipeline_id = find(store, pipeline, ["pipeline"]).identifier if pipeline else ""
+    pipeline_id = whole_id(store, pipeline, "pipeline")
     ids = [pipeline_id] if pipeline_id else None
     plan = registry.plan_purge(pipeline_ids=ids, dataset=dataset or None)
-    if not as_json:
+    if not given("json"):
         _print_purge(plan, verbose)
         click.echo(FOR_GOOD)
-    done = not dry_run and confirm("Remove them for good?", yes)
+    done = not dry_run and confirm("Remove them for good?")
     if done and pipeline_id:
         registry.delete_pipeline_artifacts(pipeline_id, delete_files=True, force=force)
     elif done:
         registry.purge_dataset_artifacts(confirm=True, force=force)
-    if as_json:
-        print_json({**plan.to_dict(), "dry_run": dry_run, "removed": done})
-    else:
-        click.echo(f"Removed {len(plan.artifacts)} files." if done else "Nothing was removed.")
+    words = f"Removed {len(plan.artifacts)} files." if done else "Nothing was removed."
+    answer({**plan.to_dict(), "dry_run": dry_run, "removed": done}, words)
 
 
 def _print_purge(plan: PurgePlan, verbose: bool) -> None:
-    click.echo(f"  {len(plan.pipelines):>8} pipelines lose their artifacts; scores and logs stay")
-    click.echo(f"  {plan.chains:>8} chains, {plan.records} records")
-    click.echo(f"  {len(plan.artifacts):>8} files that only they hold ({human_bytes(plan.bytes)})")
-    click.echo(f"  {plan.shared:>8} files that something else holds too: they stay")
+    print_counts(
+        {
+            "pipelines lose their artifacts; scores and logs stay": len(plan.pipelines),
+            f"chains, {plan.records} records": plan.chains,
+            f"files that only they hold ({human_bytes(plan.bytes)})": len(plan.artifacts),
+            "files that something else holds too: they stay": plan.shared,
+        }
+    )
     for needing, needed in plan.needed_by:
         if needed in plan.held:
             click.echo(f"  chain {needed} cannot be removed: {needing}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +11,12 @@ import click
 
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import store_option
+from nirs_store.cli._output import joined_lists, write_made
 from nirs_store.cli._spectra import read_file, reading_options
-from nirs_store.errors import did_you_mean
+from nirs_store.cli._workspace import Found, exports_of, find, ranked
+from nirs_store.errors import InvalidInput, UnknownFormat, UnknownId, did_you_mean
 
 if TYPE_CHECKING:
-    from nirs_store.cli._workspace import Found
     from nirs_store.store import WorkspaceStore
 
 
@@ -70,7 +73,7 @@ _FRAMES = (".csv", ".parquet")
 )
 @reading_options
 @store_option
-def command(
+def plot(
     store: WorkspaceStore,
     kind: str,
     identifier: str,
@@ -115,8 +118,6 @@ def command(
 
     Without --output, the file is written to the folder exports/ of the workspace (of a shared one, to ./exports/).
     """  # noqa: D301 (click reads the escape)
-    from nirs_store.cli._workspace import exports_of, find
-
     _check(kind, data)
     found = find(store, identifier, ["chain", "run"])
     chain_id = _chain(store, found)
@@ -152,31 +153,19 @@ def _check(kind: str, data: Path | None) -> None:
 
 def _write(frame: Any, path: Path) -> None:
     """Write the data of a figure; lists become text, which CSV can hold."""
-    import io
-
-    import polars as pl
-
-    from nirs_store.blobs.durable import write_file
     from nirs_store.reading.tables import frame_csv
 
     if path.suffix.lower() == ".csv":
-        lists = [name for name, kind in frame.schema.items() if isinstance(kind, pl.List)]
-        text = frame.with_columns(pl.col(lists).cast(pl.List(pl.String)).list.join("; "))
-        content = frame_csv(text).encode()
-    else:
-        buffer = io.BytesIO()
-        frame.write_parquet(buffer)
-        content = buffer.getvalue()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, content)
+        write_made(path, frame_csv(joined_lists(frame)).encode())
+        return
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    write_made(path, buffer.getvalue())
 
 
 def _chain(store: WorkspaceStore, found: Found) -> str:
     if found.kind == "chain":
         return found.identifier
-    from nirs_store.cli._workspace import ranked
-    from nirs_store.errors import InvalidInput
-
     for frame in ranked(store, 1, run_id=found.identifier):
         if frame["n_folds"][0]:
             return str(frame["chain_id"][0])
@@ -194,8 +183,6 @@ def _spectra(
     reading: dict[str, Any],
 ) -> dict[str, Any]:
     """Read the spectra; the measured values are the chain's own target where the file has it."""
-    from nirs_store.errors import InvalidInput
-
     table = read_file(data, reading, id_column=id_column)
     metadata = (store.get_chain(chain_id) or {}).get("metadata") or {}
     own = metadata.get("target")
@@ -218,15 +205,12 @@ def _spectra(
     "--output", "-o", type=click.Path(path_type=Path), help="An .html or .pdf file [default: report.html]."
 )
 @store_option
-def command_report(store: WorkspaceStore, identifier: str, output: Path | None) -> None:
+def report(store: WorkspaceStore, identifier: str, output: Path | None) -> None:
     """Write a run, a chain or a calibration with its figures to one HTML file, which opens without a network.
 
     Name a calibration as "fat" or "fat@v2"; its report has the figures in service and the dossier.
     If --output ends in .pdf, a browser on this machine (Chromium, Chrome or Edge) prints the report.
     """
-    import tempfile
-
-    from nirs_store.errors import UnknownFormat
     from nirs_store.ui.server import needed
 
     path = output or Path("report.html")
@@ -245,9 +229,6 @@ def command_report(store: WorkspaceStore, identifier: str, output: Path | None) 
 
 def _named(store: WorkspaceStore, identifier: str) -> tuple[str, str]:
     """Return what is meant, and its whole id: a run, a calibration or a chain, in this order."""
-    from nirs_store.cli._workspace import find
-    from nirs_store.errors import UnknownId
-
     try:
         return "run", find(store, identifier, ["run"]).identifier
     except UnknownId:

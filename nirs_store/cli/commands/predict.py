@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +12,14 @@ import click
 
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import as_options, offline_option, trust_options, workspace_option
-from nirs_store.cli._output import print_data, print_json
+from nirs_store.cli._output import joined_lists, print_data, print_json, write_made
 from nirs_store.cli._spectra import read_file, reading_options, stored_name
+from nirs_store.cli._workspace import find, open_store
 from nirs_store.display import printable
+from nirs_store.errors import OutlierFound, OutlierWarning, OverwriteRefused, UnknownFormat
+from nirs_store.lazy import polars as pl
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from nirs_store.domain import Domain
     from nirs_store.reading import Spectra
 
@@ -54,7 +57,7 @@ if TYPE_CHECKING:
 @trust_options
 @workspace_option
 @offline_option
-def command(
+def predict(
     source: str,
     spectra: Path,
     output: Path | None,
@@ -66,14 +69,11 @@ def command(
     alpha: float,
     strict: bool,
     instrument: str | None,
-    operator: str | None,
     matrix: str | None,
-    log: bool | None,
-    measured_at: str | None,
-    keep_spectra: bool,
     allow_pickle: bool,
     trusted_types: tuple[str, ...],
     workspace: Path,
+    **logged: Any,
 ) -> None:
     """Predict the spectra of a CSV, Excel, Parquet or instrument file, or of a folder.
 
@@ -89,8 +89,9 @@ def command(
     """
     _check_output(output)
     options: dict[str, Any] = {"level": level, "alpha": alpha, "on_outlier": "ignore"}
+    options |= {"instrument": instrument, "matrix": matrix}
     if source.lower().endswith(".n4a"):
-        if log or instrument or operator or measured_at or keep_spectra:
+        if instrument or any(logged.values()):
             raise click.UsageError("A bundle has no log; predict with a calibration of a workspace.")
         from nirs_store.bundle.reader import load_bundle
 
@@ -100,14 +101,11 @@ def command(
             )
         metadata = bundle.chain.get("metadata") or {}
         table, X = _read(spectra, reading, bundle.chain)
-        found_here = bundle.predict_details(
-            X, table.wavelengths, resample=resample, instrument=instrument, matrix=matrix, **options
-        )
+        found_here = bundle.predict_details(X, table.wavelengths, resample=resample, **options)
         domain = bundle.domain
     elif resample:
         raise click.UsageError("--resample goes with a bundle; resample the spectra yourself for a chain.")
     else:
-        from nirs_store.cli._workspace import find, open_store
         from nirs_store.service.replaying import use_of
 
         if not spectra.exists() and stored_name(spectra) is None:
@@ -122,21 +120,13 @@ def command(
                 table, X = _read(spectra, reading, found.record)
             else:
                 table = X = store.datasets.for_chain(stored, found.identifier)
-            who: dict[str, Any] = {
-                "instrument": instrument,
-                "operator": operator,
-                "matrix": matrix,
-                "log": log,
-                "measured_at": measured_at,
-                "keep_spectra": keep_spectra,
-            }
             found_here = store.predict(
                 found.identifier if use.name is None else f"{use.name}@v{use.version}",
                 X,
                 table.wavelengths,
                 strict=strict,
                 sample_ids=table.ids,
-                **who,
+                **logged,
                 **options,
             )
             domain = store.domain(found.identifier)
@@ -161,8 +151,6 @@ def _read(path: Path, reading: dict[str, Any], chain: Any) -> tuple[Spectra, Any
 
 def _columns(frame: pl.DataFrame, n: int, details: bool) -> dict[str, Any]:
     """Return what a detailed prediction says, each as (n, targets), or as (n,) where it is said of the sample."""
-    import polars as pl
-
     width = frame.height // n if n else 1
     found: dict[str, Any] = {"predicted": frame["prediction"].to_numpy().reshape(n, width)}
     for name in ("raw", "lower", "upper"):
@@ -194,8 +182,6 @@ def _names(stem: str, width: int, metadata: dict[str, Any]) -> list[str]:
 
 def _joined(table: Spectra, found: dict[str, Any], metadata: dict[str, Any]) -> pl.DataFrame:
     """Return the labels with the predictions as further columns; a name that is taken gets a number."""
-    import polars as pl
-
     named: list[tuple[str, Any]] = []
     for stem, values in found.items():
         if isinstance(values, pl.Series):
@@ -217,8 +203,6 @@ def _joined(table: Spectra, found: dict[str, Any], metadata: dict[str, Any]) -> 
 
 
 def _check_output(output: Path | None) -> None:
-    from nirs_store.errors import UnknownFormat
-
     if output is not None and output.suffix.lower() not in (".csv", ".parquet", ".json"):
         raise UnknownFormat(
             f"Predictions are written to a .csv, .parquet or .json file; found {output.name!r}. "
@@ -233,42 +217,28 @@ def _write(frame: pl.DataFrame, table: Spectra, output: Path | None, as_json: bo
         else:
             print_data(_csv(frame, table))
         return
-    from nirs_store.blobs.durable import write_file
-
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_file(output, _encoded(frame, table, output.suffix.lower()))
+    write_made(output, _encoded(frame, table, output.suffix.lower()))
     click.echo(f"{frame.height} predictions in {output}", err=True)
 
 
 def _csv(frame: pl.DataFrame, table: Spectra) -> str:
-    import polars as pl
-
-    lists = [name for name, kind in frame.schema.items() if isinstance(kind, pl.List)]
-    frame = frame.with_columns(pl.col(name).cast(pl.List(pl.String)).list.join("; ") for name in lists)
     from nirs_store.reading.tables import frame_csv
 
-    return frame_csv(frame, table.dialect.get("delimiter", ","), table.dialect.get("decimal", "."))
+    text = joined_lists(frame)
+    return frame_csv(text, table.dialect.get("delimiter", ","), table.dialect.get("decimal", "."))
 
 
 def _encoded(frame: pl.DataFrame, table: Spectra, suffix: str) -> bytes:
-    import io
-
-    sink = io.BytesIO()
-    if suffix == ".parquet":
-        frame.write_parquet(sink)
-    elif suffix == ".json":
-        frame.write_json(sink)
-    else:
+    if suffix == ".csv":
         return _csv(frame, table).encode()
+    sink = io.BytesIO()
+    (frame.write_parquet if suffix == ".parquet" else frame.write_json)(sink)
     return sink.getvalue()
 
 
 def _warn(frame: pl.DataFrame, domain: Domain | None, level: float, strict: bool) -> None:
     """Say which samples are flagged, and why bounds are missing; end with an error where asked."""
-    import warnings
-
     from nirs_store.domain.frame import report_outliers
-    from nirs_store.errors import OutlierFound, OutlierWarning
 
     if domain is not None and (why := domain.no_interval(level)):
         click.echo(f"No interval: {why}.", err=True)
@@ -317,7 +287,7 @@ def _report(table: Spectra, predicted: Any, metadata: dict[str, Any]) -> None:
 @click.option("--colour-by", metavar="COLUMN", help="With --figure: color the spectra by this column.")
 @click.option("--wavelength-unit", metavar="UNIT", help="nm or cm-1, if the file does not state it.")
 @reading_options
-def command_read(
+def read(
     files: tuple[Path, ...],
     as_json: bool,
     output: Path | None,
@@ -332,7 +302,6 @@ def command_read(
     FILE is CSV, Excel, Parquet, JCAMP-DX, Galactic SPC, Bruker OPUS, ASD, or a folder of these.
     Several files on one grid are read as one; each sample is named after its file.
     """
-    from nirs_store.errors import OverwriteRefused
     from nirs_store.reading import read_spectra
 
     for path in (output, figure):
@@ -349,11 +318,9 @@ def command_read(
         for name, value in spectra.instrument.items():
             click.echo(f"  {printable(name)}: {printable(str(value))}")
     if output is not None:
-        from nirs_store.blobs.durable import write_file
         from nirs_store.reading.tables import frame_csv
 
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_file(output, frame_csv(_read_frame(spectra)).encode())
+        write_made(output, frame_csv(_read_frame(spectra)).encode())
         click.echo(f"{len(spectra)} spectra in {output}", err=True)
     if figure is not None:
         from nirs_store.plots import raw_spectra, save_figure
@@ -383,8 +350,6 @@ def _read_about(spectra: Spectra) -> dict[str, Any]:
 
 def _read_frame(spectra: Spectra) -> Any:
     """Return the labels and the spectra as one table that reads back the same."""
-    import polars as pl
-
     unit = f" {spectra.unit}" if spectra.unit else ""
     names = list(spectra.channel_names)
     if spectra.wavelengths is not None:

@@ -1,10 +1,10 @@
-"""``nirs-store top``."""
+"""``nirs-store top``, ``search``, ``pivot``, ``compare``, ``sql`` and ``stats``."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,25 +16,39 @@ from nirs_store.cli._output import (
     cell_text,
     human_bytes,
     numbers,
-    plain_text,
+    print_columns,
+    print_csv,
     print_data,
     print_fields,
-    print_json,
     print_rows,
     print_table,
+    printed_json,
+    refuse_json_with_csv,
     short_id,
 )
-from nirs_store.display import with_unit
+from nirs_store.cli._workspace import Found, find, ranked, say_unknown, whole_id
+from nirs_store.display import printable, with_unit
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from nirs_store.cli._workspace import Found
     from nirs_store.records.views import Pivot
     from nirs_store.store import WorkspaceStore
 
 
-# -- ``nirs-store compare``.
+_TASKS = ("regression", "classification")
+_dataset = click.option("--dataset", "dataset_name", metavar="NAME", help="Only chains of this data set.")
+_target = click.option("--target", metavar="NAME", help="Only chains that predict this target.")
+_run = click.option("--run", metavar="RUN", help="Only chains of this run.")
+
+
+def _chosen(
+    store: WorkspaceStore, dataset: str | None, target: str | None, run: str | None
+) -> dict[str, Any]:
+    """Return what the three options choose, with the whole id of the run; say what nothing has."""
+    say_unknown(store, "data set", dataset)
+    say_unknown(store, "target", target)
+    return {"dataset_name": dataset, "target": target, "run_id": whole_id(store, run, "run")}
 
 
 @click.command("compare", cls=Command)
@@ -42,24 +56,19 @@ if TYPE_CHECKING:
 @click.option("--all", "everything", is_flag=True, help="Also show identical items.")
 @json_option
 @store_option
-def command_compare(
-    store: WorkspaceStore, identifiers: tuple[str, ...], everything: bool, as_json: bool
-) -> None:
+def compare(store: WorkspaceStore, identifiers: tuple[str, ...], everything: bool) -> None:
     """Compare the configuration, environment and scores of runs or chains in columns.
 
     Only differences are shown; the scores of a run are those of its best chain. The last eight characters
     of an id are enough.
     """
-    from nirs_store.cli._workspace import find
-
     if len(identifiers) < 2:
         raise click.UsageError("Name at least two runs or chains to compare.")
     things = [find(store, text, ["run", "chain"]) for text in identifiers]
     ids = [each.identifier for each in things]
     frame = store.compare(ids, only_differences=not everything)
     verdict = _verdict(store, things)
-    if as_json:
-        print_json({row["item"]: {name: row[name] for name in ids} for row in frame.iter_rows(named=True)})
+    if printed_json({row["item"]: {name: row[name] for name in ids} for row in frame.iter_rows(named=True)}):
         return
     if verdict:
         click.echo(verdict)
@@ -83,10 +92,7 @@ def _verdict(store: WorkspaceStore, things: Sequence[Found]) -> str:
     return f"Out-of-fold errors on the same samples: {found.verdict}."
 
 
-# -- ``nirs-store pivot``.
-
 _FORMATS = ("table", "markdown", "latex", "csv")
-_TASKS = ("regression", "classification")
 
 
 @click.command("pivot", cls=Command)
@@ -104,27 +110,22 @@ _TASKS = ("regression", "classification")
     show_default=True,
     help="How to combine chains in one cell: best, min, max, mean or median.",
 )
-@click.option("--dataset", metavar="NAME", help="Only chains of this data set.")
-@click.option("--target", metavar="NAME", help="Only chains that predict this target.")
-@click.option("--run", "run", metavar="RUN", help="Only chains of this run.")
-@click.option("--task", type=Choice(_TASKS), help="Task, if a workspace has both.")
+@_dataset
+@_target
+@_run
+@click.option("--task", "task_type", type=Choice(_TASKS), help="Task, if a workspace has both.")
 @click.option(
     "--format", "form", type=Choice(_FORMATS), default="table", show_default=True, help="Output format."
 )
 @json_option
 @store_option
-def command_pivot(
+def pivot(
     store: WorkspaceStore,
-    rows: str,
-    columns: str,
-    metric: str | None,
-    aggregate: str,
-    dataset: str | None,
+    dataset_name: str | None,
     target: str | None,
     run: str | None,
-    task: str | None,
     form: str,
-    as_json: bool,
+    **options: Any,
 ) -> None:
     """Print a score by preprocessing and model, or by two other columns.
 
@@ -132,32 +133,11 @@ def command_pivot(
     shows the best pooled cross-validated score, such as an RMSECV; CSV and JSON keep all digits.
     Different data sets or targets get separate rows.
     """
-    from nirs_store.cli._workspace import find, say_unknown
-
-    say_unknown(store, "data set", dataset)
-    say_unknown(store, "target", target)
-    run_id = find(store, run, ["run"]).identifier if run else None
-    pivot = store.pivot(
-        rows,
-        columns,
-        metric,
-        aggregate=aggregate,
-        dataset_name=dataset,
-        run_id=run_id,
-        task_type=task,
-        target=target,
-    )
-    if as_json:
-        print_json(
-            {
-                "rows": pivot.rows,
-                "columns": pivot.columns,
-                "metric": pivot.metric,
-                "aggregate": pivot.aggregate,
-                "cells": pivot.frame.to_dicts(),
-            }
-        )
-    elif form == "table":
+    pivot = store.pivot(**_chosen(store, dataset_name, target, run), **options)
+    facts = {name: getattr(pivot, name) for name in ("rows", "columns", "metric", "aggregate")}
+    if printed_json({**facts, "cells": pivot.frame.to_dicts()}):
+        return
+    if form == "table":
         _print_pivot(pivot)
     else:
         text = {"markdown": pivot.to_markdown, "latex": pivot.to_latex, "csv": pivot.to_csv}[form]()
@@ -172,20 +152,9 @@ def _print_pivot(pivot: Pivot) -> None:
     short = [name.rsplit(".", 1)[-1] for name in whole]
     others = short if pivot.columns == "model_class" and len(set(short)) == len(short) else whole
     click.echo(f"{pivot.aggregate} {pivot.metric} of the pooled out-of-fold predictions")
-    shown = numbers([value for row in pivot.frame.iter_rows() for value in row[1:]])
-    width = len(whole)
-    print_table(
-        [first, *others],
-        [
-            [row[0] or "raw", *shown[place * width : (place + 1) * width]]
-            for place, row in enumerate(pivot.frame.iter_rows())
-        ],
-        numeric=others,
-        flexible=[first],
-    )
-
-
-# -- ``nirs-store sql``.
+    shown = iter(numbers([value for row in pivot.frame.iter_rows() for value in row[1:]]))
+    rows = [[name or "raw", *(next(shown) for _ in whole)] for name in pivot.frame[first]]
+    print_table([first, *others], rows, numeric=others, flexible=[first])
 
 
 @click.command("sql", cls=Command)
@@ -212,14 +181,13 @@ def _print_pivot(pivot: Pivot) -> None:
 )
 @json_option
 @store_option
-def command_sql(
+def sql(
     store: WorkspaceStore,
     query: str,
     params: tuple[str, ...],
     as_csv: bool,
     timeout: float,
     max_rows: int,
-    as_json: bool,
 ) -> None:
     """Query the catalog with one SELECT statement, which cannot change anything.
 
@@ -229,17 +197,12 @@ def command_sql(
     \b
     nirs-store sql "SELECT pipeline, best_val FROM models WHERE run = ?" --param "fat in meat"
     """  # noqa: D301 (click reads the escape)
-    if as_json and as_csv:
-        raise click.UsageError("--json and --csv exclude each other.")
+    refuse_json_with_csv(as_csv)
     text = sys.stdin.read() if query == "-" else query
     frame = store.sql(text, list(params) or None, timeout=timeout or None, max_rows=max_rows or None)
-    if as_json:
-        print_json(frame.to_dicts())
-    elif as_csv:
-        from nirs_store.reading.tables import frame_csv
-
-        print_data(frame_csv(frame, cell=plain_text))
-    else:
+    if as_csv:
+        print_csv(frame)
+    elif not printed_json(frame.to_dicts()):
         numeric = [name for name, kind in frame.schema.items() if kind.is_numeric()]
         print_table(
             frame.columns,
@@ -247,9 +210,6 @@ def command_sql(
             numeric=numeric,
             flexible=[name for name in frame.columns if name not in numeric],
         )
-
-
-# -- ``nirs-store stats``.
 
 
 @click.command("stats", cls=Command)
@@ -260,7 +220,7 @@ def command_sql(
 )
 @json_option
 @store_option
-def command_stats(store: WorkspaceStore, growth: str | None, as_json: bool) -> None:
+def stats(store: WorkspaceStore, growth: str | None) -> None:
     """Show the contents and size of a workspace, and its largest runs."""
     from nirs_store.maintenance.gc import blob_sizes
 
@@ -276,7 +236,7 @@ def command_stats(store: WorkspaceStore, growth: str | None, as_json: bool) -> N
     report = store.storage_report()
     statistics = store.statistics(step=growth or "month")
     blobs = blob_sizes(store._engine)
-    journal = [path.stat().st_size for path in _files(root / "journal")]
+    journal = sum(path.stat().st_size for path in (root / "journal").rglob("*") if path.is_file())
     facts: dict[str, Any] = {
         "workspace": at.address or str(root),
         "replica": str(root) if at.address else None,
@@ -294,12 +254,11 @@ def command_stats(store: WorkspaceStore, growth: str | None, as_json: bool) -> N
         "unreferenced_bytes": plan.bytes,
         "unknown_files": len(plan.unknown_files),
         "catalog_bytes": (root / "store.duckdb").stat().st_size,
-        "journal_bytes": sum(journal),
+        "journal_bytes": journal,
         "storage": report.to_dict(),
         "statistics": statistics.to_dict(),
     }
-    if as_json:
-        print_json(facts)
+    if printed_json(facts):
         return
     by_status = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
     print_fields(
@@ -357,10 +316,6 @@ def command_stats(store: WorkspaceStore, growth: str | None, as_json: bool) -> N
         )
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
-
-
 @click.command("top", cls=Command)
 @click.option(
     "-n", "count", type=click.IntRange(1), default=10, show_default=True, help="Maximum number of chains."
@@ -372,14 +327,11 @@ def _files(folder: Path) -> Iterable[Path]:
     "--ascending/--descending", default=None, help="Smallest or largest first [default: best first]."
 )
 @click.option(
-    "--task",
-    type=Choice(("regression", "classification")),
-    metavar="TASK",
-    help="Only regression or classification.",
+    "--task", "task_type", type=Choice(_TASKS), metavar="TASK", help="Only regression or classification."
 )
-@click.option("--dataset", metavar="NAME", help="Only chains of this data set.")
-@click.option("--target", metavar="NAME", help="Only chains that predict this target.")
-@click.option("--run", "run", metavar="RUN", help="Only chains of this run.")
+@_dataset
+@_target
+@_run
 @click.option(
     "--one-se",
     is_flag=True,
@@ -390,18 +342,14 @@ def _files(folder: Path) -> Iterable[Path]:
 )
 @json_option
 @store_option
-def command(
+def top(
     store: WorkspaceStore,
     count: int,
-    metric: str | None,
-    ascending: bool | None,
-    task: str | None,
-    dataset: str | None,
+    dataset_name: str | None,
     target: str | None,
     run: str | None,
     one_se: bool,
-    name: str | None,
-    as_json: bool,
+    **options: Any,
 ) -> None:
     """Rank the chains by their cross-validation, best first.
 
@@ -411,33 +359,18 @@ def command(
     has its own table.
     Classifications have their own table too, ranked by balanced accuracy.
     """
-    from nirs_store.cli._workspace import find, ranked, say_unknown
-
-    say_unknown(store, "data set", dataset)
-    say_unknown(store, "target", target)
-    run_id = find(store, run, ["run"]).identifier if run else None
-    chosen = _within_one_se(store, run_id) if one_se else None
-    frames = ranked(
-        store,
-        count if chosen is None else 1_000_000,
-        metric=metric,
-        ascending=ascending,
-        task=task,
-        dataset=dataset,
-        run_id=run_id,
-        target=target,
-        name=name,
-    )
+    about = _chosen(store, dataset_name, target, run)
+    chosen = _within_one_se(store, about["run_id"]) if one_se else None
+    frames = ranked(store, count if chosen is None else 1_000_000, **about, **options)
     called = store.calibrations.names_of([each for frame in frames for each in frame["chain_id"]])
     if chosen is not None:
         kept = [frame.filter(frame["chain_id"].is_in(chosen)).head(count) for frame in frames]
         frames = [frame for frame in kept if frame.height]
-    if as_json:
-        rows = [row for frame in frames for row in frame.to_dicts()]
-        print_json([row | {"calibrations": called.get(row["chain_id"], ())} for row in rows])
+    rows = [row for frame in frames for row in frame.to_dicts()]
+    if printed_json([row | {"calibrations": called.get(row["chain_id"], ())} for row in rows]):
         return
     if not frames:
-        narrowed = dataset or target or run or name or task or metric
+        narrowed = any(about.values()) or any(options[name] for name in ("name", "task_type", "metric"))
         click.echo("No chains fit." if narrowed else "No chains with predictions.")
     for index, frame in enumerate(frames):
         if index:
@@ -468,46 +401,37 @@ _COLUMNS = {"rmse": "rmsecv"}
 
 
 def _print(frame: pl.DataFrame, called: Mapping[str, Sequence[str]]) -> None:
-    from nirs_store.display import printable
     from nirs_store.scores import score_label
 
     rows = frame.to_dicts()
     metric = rows[0]["metric"]
-    beside = [name for name in _BESIDE[rows[0]["task_type"]] if name != metric]
     about = [_about(row) for row in rows]
     several = len(set(about)) > 1
     if not several and about[0]:
         click.echo(printable(about[0]))
-    repeated = any((row["n_repeats"] or 1) > 1 for row in rows)
-    columns: dict[str, list[str | None]] = {
+    scores: dict[str, list[str | None]] = {
         score_label(metric): numbers([row["score"] for row in rows], _decimals(metric)),
         "SD": numbers([row["score_sd"] for row in rows], 2),
     }
-    if repeated:
-        columns["SD of repeats"] = numbers([row["repeat_sd"] for row in rows], 2)
-    for name in beside:
-        values = [row[_COLUMNS.get(name, name)] for row in rows]
-        columns[score_label(name)] = numbers(values, _decimals(name))
-    columns["RMSEP" if metric == "rmse" else "test"] = numbers(
+    if any((row["n_repeats"] or 1) > 1 for row in rows):
+        scores["SD of repeats"] = numbers([row["repeat_sd"] for row in rows], 2)
+    for name in _BESIDE[rows[0]["task_type"]]:
+        if name != metric:
+            values = [row[_COLUMNS.get(name, name)] for row in rows]
+            scores[score_label(name)] = numbers(values, _decimals(name))
+    scores["RMSEP" if metric == "rmse" else "test"] = numbers(
         [row["test_score"] for row in rows], _decimals(metric)
     )
-    named = any(row["chain_id"] in called for row in rows)
-    print_table(
-        ["", "chain", *(["data"] if several else []), *columns, *(["calibration"] if named else []), "id"],
-        [
-            [
-                rank,
-                row["pipeline"],
-                *([about[rank - 1]] if several else []),
-                *(column[rank - 1] for column in columns.values()),
-                *([", ".join(called.get(row["chain_id"], ()))] if named else []),
-                short_id(row["chain_id"]),
-            ]
-            for rank, row in enumerate(rows, start=1)
-        ],
-        numeric=["", *columns],
-        flexible=["chain", "data"],
-    )
+    columns: dict[str, Sequence[Any]] = {
+        "": range(1, len(rows) + 1),
+        "chain": [row["pipeline"] for row in rows],
+        **({"data": about} if several else {}),
+        **scores,
+    }
+    if any(row["chain_id"] in called for row in rows):
+        columns["calibration"] = [", ".join(called.get(row["chain_id"], ())) for row in rows]
+    columns["id"] = [short_id(row["chain_id"]) for row in rows]
+    print_columns(columns, numeric=["", *scores], flexible=["chain", "data"])
 
 
 def _decimals(metric: str) -> int:
@@ -519,9 +443,6 @@ def _decimals(metric: str) -> int:
 def _about(row: dict[str, Any]) -> str:
     target = with_unit(row["target"] or "", row["unit"])
     return " ".join(part for part in (row["dataset_name"], target) if part)
-
-
-# -- ``nirs-store search``.
 
 
 @click.command("search", cls=Command)
@@ -538,13 +459,8 @@ def _about(row: dict[str, Any]) -> str:
 @click.option("--deleted", is_flag=True, help="Search chains in the trash, and those that retention deleted.")
 @json_option
 @store_option
-def command_search(
-    store: WorkspaceStore,
-    words: tuple[str, ...],
-    count: int,
-    metric: str | None,
-    deleted: bool,
-    as_json: bool,
+def search(
+    store: WorkspaceStore, words: tuple[str, ...], count: int, metric: str | None, deleted: bool
 ) -> None:
     """Find chains by words, best first: nirs-store search moisture sg 2nd.
 
@@ -554,31 +470,22 @@ def command_search(
     """
     from nirs_store.scores import score_label
 
-    found = store.search(" ".join(words), count, metric, deleted=deleted)
-    rows = found.to_dicts()
-    if as_json:
-        print_json(rows)
-        return
-    if not rows:
-        click.echo("No chain fits all words.")
-        return
-    scores = numbers([row["score"] for row in rows], 3)
-    names = ["chain", "target", "LV", "score", "metric", "run", "deleted" if deleted else "tags", "id"]
-    print_table(
-        names,
-        [
-            [
-                row["pipeline"],
-                with_unit(row["target"] or "", row["target_unit"]),
-                row["components"],
-                score,
-                score_label(row["metric"]) if row["metric"] else None,
-                row["run_name"],
-                f"{row['deleted_at']:%Y-%m-%d}" if deleted else ", ".join(row["tags"] or []),
-                short_id(row["chain_id"]),
-            ]
-            for row, score in zip(rows, scores, strict=True)
-        ],
+    rows = store.search(" ".join(words), count, metric, deleted=deleted).to_dicts()
+    scores = iter(numbers([row["score"] for row in rows], 3))
+    last = "deleted" if deleted else "tags"
+    print_rows(
+        rows,
+        {
+            "chain": "pipeline",
+            "target": lambda row: with_unit(row["target"] or "", row["target_unit"]),
+            "LV": "components",
+            "score": lambda _: next(scores),
+            "metric": lambda row: score_label(row["metric"]) if row["metric"] else None,
+            "run": "run_name",
+            last: lambda row: f"{row['deleted_at']:%Y-%m-%d}" if deleted else ", ".join(row["tags"] or []),
+            "id": lambda row: short_id(row["chain_id"]),
+        },
+        empty="No chain fits all words.",
         numeric=["LV", "score"],
-        flexible=["chain", "target", "run", "deleted" if deleted else "tags"],
+        flexible=["chain", "target", "run", last],
     )

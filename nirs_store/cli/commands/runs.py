@@ -1,4 +1,4 @@
-"""``nirs-store runs``."""
+"""``nirs-store runs``, ``show``, ``logs``, ``note``, ``rename`` and ``tag``."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from nirs_store.cli._output import (
     moment,
     number,
     print_fields,
-    print_json,
     print_rows,
-    print_table,
+    printed_json,
     short_id,
 )
+from nirs_store.cli._workspace import ask, find, say_unknown
 from nirs_store.display import with_unit
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from nirs_store.store import WorkspaceStore
-
-
-# -- ``nirs-store logs``.
 
 
 _LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -39,28 +38,22 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 @click.option("--level", type=Choice(_LEVELS), help="Only entries of this level.")
 @json_option
 @store_option
-def command_logs(store: WorkspaceStore, identifier: str, level: str | None, as_json: bool) -> None:
+def logs(store: WorkspaceStore, identifier: str, level: str | None) -> None:
     """Show the log of a pipeline, or a summary over the pipelines of a run.
 
     ID is the id of a run, a pipeline or a chain; the last eight characters are enough.
     """
-    from nirs_store.cli._workspace import find
-
     found = find(store, identifier, ["run", "pipeline", "chain"])
     if found.kind == "run":
-        frame = store.get_run_log_summary(found.identifier)
+        _print_summary(store.get_run_log_summary(found.identifier))
     else:
-        frame = store.get_pipeline_log(found.record["pipeline_id"])
-    if found.kind == "run":
-        _print_summary(frame.to_dicts(), as_json)
-    else:
-        rows = [row for row in frame.to_dicts() if level is None or row["level"] == level]
-        _print_log(rows, as_json)
+        rows = store.get_pipeline_log(found.record["pipeline_id"]).to_dicts()
+        _print_log([row for row in rows if level is None or row["level"] == level])
 
 
-def _print_summary(rows: list[dict[str, object]], as_json: bool) -> None:
+def _print_summary(frame: pl.DataFrame) -> None:
     print_rows(
-        rows,
+        frame,
         {
             "pipeline": lambda row: short_id(str(row["pipeline_id"])),
             "name": "pipeline_name",
@@ -70,23 +63,14 @@ def _print_summary(rows: list[dict[str, object]], as_json: bool) -> None:
             "warnings": "warning_count",
             "errors": "error_count",
         },
-        as_json=as_json,
         numeric=["entries", "ms", "warnings", "errors"],
         flexible=["name"],
     )
 
 
-def _print_log(rows: list[dict[str, object]], as_json: bool) -> None:
-    import json
-
-    if as_json:
-        print_json([{**row, "details": json.loads(str(row["details"] or "null"))} for row in rows])
-        return
-    if not rows:
-        click.echo("No entries.")
-        return
+def _print_log(rows: list[dict[str, Any]]) -> None:
     print_rows(
-        rows,
+        [{**row, "details": json.loads(row["details"] or "null")} for row in rows],
         {
             "when": lambda row: moment(row["created_at"]),
             "level": "level",
@@ -96,26 +80,22 @@ def _print_log(rows: list[dict[str, object]], as_json: bool) -> None:
             "operator": lambda row: str(row["operator_class"] or "-").rsplit(".", 1)[-1],
             "message": lambda row: (str(row["message"] or "").splitlines() or [""])[0],
         },
+        empty="No entries.",
         numeric=["step", "ms"],
         flexible=["message", "operator"],
     )
-
-
-# -- ``nirs-store note``.
 
 
 @click.command("note", cls=Command)
 @click.argument("run", metavar="RUN")
 @click.argument("text", metavar="TEXT")
 @store_option
-def command_note(store: WorkspaceStore, run: str, text: str) -> None:
+def note(store: WorkspaceStore, run: str, text: str) -> None:
     """Write a note to a run, replacing the previous one.
 
     TEXT is free text; - reads it from standard input, and '' removes the note. 'nirs-store show RUN' prints
     it.
     """
-    from nirs_store.cli._workspace import find
-
     if text == "-":
         text = sys.stdin.read().strip()
     found = find(store, run, ["run"])
@@ -123,20 +103,15 @@ def command_note(store: WorkspaceStore, run: str, text: str) -> None:
     click.echo(f"{'Noted on' if text else 'Took the note off'} {short_id(found.identifier)}.")
 
 
-# -- ``nirs-store rename``.
-
-
 @click.command("rename", cls=Command)
 @click.argument("run", metavar="RUN")
 @click.argument("name", metavar="NAME")
 @store_option
-def command_rename(store: WorkspaceStore, run: str, name: str) -> None:
+def rename(store: WorkspaceStore, run: str, name: str) -> None:
     """Rename a run; its id stays the same.
 
     The last eight characters of the id are enough.
     """
-    from nirs_store.cli._workspace import find
-
     found = find(store, run, ["run"])
     store.rename_run(found.identifier, name)
     click.echo(f"{short_id(found.identifier)} is now called {name}.")
@@ -160,30 +135,20 @@ _JSON = ("config", "datasets", "summary", "environment")
 )
 @json_option
 @store_option
-def command(
-    store: WorkspaceStore,
-    status: str | None,
-    dataset: str | None,
-    tags: tuple[str, ...],
-    name: str | None,
-    limit: int,
-    as_json: bool,
+def runs(
+    store: WorkspaceStore, dataset: str | None, tags: tuple[str, ...], status: str | None, **options: Any
 ) -> None:
     """List the runs of a workspace, newest first.
 
     A run whose process died without finishing it is shown as interrupted.
     """
-    import json
-
-    from nirs_store.cli._workspace import ask, say_unknown
     from nirs_store.records import queries as overview
 
     say_unknown(store, "data set", dataset)
     for tag in tags:
         say_unknown(store, "tag", tag)
-    runs = store.list_runs(status=status, dataset=dataset, limit=limit, tags=tags, name=name)
-    ids = runs["run_id"].to_list()
-    counts = ask(store, overview.pipeline_counts, ids)
+    runs = store.list_runs(status, dataset, tags=tags, **options)
+    counts = ask(store, overview.pipeline_counts, runs["run_id"].to_list())
     rows = [
         {
             **row,
@@ -193,60 +158,43 @@ def command(
         }
         for row in runs.iter_rows(named=True)
     ]
-    if as_json:
-        print_json(rows)
-        return
-    if not rows:
-        click.echo("No runs fit." if status or dataset or tags else "No runs.")
-        return
-    tagged = any(row["tags"] for row in rows)
-    print_table(
-        ["run", "name", "status", "begun", "pipelines", "data", *(["tags"] if tagged else [])],
-        [
-            [
-                short_id(row["run_id"]),
-                row["name"],
-                row["status"],
-                moment(row["created_at"]),
-                row["n_pipelines"],
-                ", ".join(
-                    str(each.get("name", "")) if isinstance(each, dict) else str(each)
-                    for each in row["datasets"] or []
-                ),
-                *([", ".join(row["tags"])] if tagged else []),
-            ]
-            for row in rows
-        ],
+    print_rows(
+        rows,
+        {
+            "run": lambda row: short_id(row["run_id"]),
+            "name": "name",
+            "status": "status",
+            "begun": lambda row: moment(row["created_at"]),
+            "pipelines": "n_pipelines",
+            "data": _names_of_datasets,
+            "tags": (lambda row: ", ".join(row["tags"])) if any(row["tags"] for row in rows) else None,
+        },
+        empty="No runs fit." if status or dataset or tags else "No runs.",
         numeric=["pipelines"],
         flexible=["name", "data", "tags"],
     )
 
 
-# -- ``nirs-store show``.
+def _names_of_datasets(run: dict[str, Any]) -> str:
+    given = run["datasets"] or []
+    return ", ".join(str(each.get("name", "")) if isinstance(each, dict) else str(each) for each in given)
 
 
 @click.command("show", cls=Command)
 @click.argument("identifier", metavar="ID")
 @json_option
 @store_option
-def command_show(store: WorkspaceStore, identifier: str, as_json: bool) -> None:
+def show(store: WorkspaceStore, identifier: str) -> None:
     """Show the run, pipeline, chain, prediction or artifact with an id.
 
     The last eight characters of the id, as shown in tables, are enough.
     """
-    from nirs_store.cli._workspace import find
-
     found = find(store, identifier)
-    if as_json:
-        print_json({"kind": found.kind, **found.record})
-        return
-    _PRINTERS[found.kind](store, found.record)
+    if not printed_json({"kind": found.kind, **found.record}):
+        _PRINTERS[found.kind](store, found.record)
 
 
 def _show_run(store: WorkspaceStore, run: dict[str, Any]) -> None:
-    datasets = [
-        str(each.get("name")) if isinstance(each, dict) else str(each) for each in run["datasets"] or []
-    ]
     print_fields(
         {
             "run": run["run_id"],
@@ -254,7 +202,7 @@ def _show_run(store: WorkspaceStore, run: dict[str, Any]) -> None:
             "status": run["status"],
             "begun": moment(run["created_at"]),
             "completed": moment(run["completed_at"]),
-            "data": ", ".join(datasets),
+            "data": _names_of_datasets(run),
             "tags": ", ".join(run["tags"]),
             "note": run["note"],
             "summary": _compact(run["summary"]),
@@ -450,21 +398,16 @@ _PRINTERS = {
 }
 
 
-# -- ``nirs-store tag``.
-
-
 @click.command("tag", cls=Command)
 @click.argument("run", metavar="RUN")
 @click.argument("tags", metavar="TAG...", nargs=-1, required=True)
 @click.option("--remove", is_flag=True, help="Remove the tags instead.")
 @store_option
-def command_tag(store: WorkspaceStore, run: str, tags: tuple[str, ...], remove: bool) -> None:
+def tag(store: WorkspaceStore, run: str, tags: tuple[str, ...], remove: bool) -> None:
     """Add or remove tags of a run, and print its current tags.
 
     'nirs-store runs --tag TAG' lists the runs with a tag. A tag may have spaces but no commas.
     """
-    from nirs_store.cli._workspace import find
-
     found = find(store, run, ["run"])
     (store.untag_run if remove else store.tag_run)(found.identifier, *tags)
     now = (store.get_run(found.identifier) or {}).get("tags") or []

@@ -9,12 +9,13 @@ import click
 
 from nirs_store.cli._group import Command, Group
 from nirs_store.cli._options import Choice, confirm, dry_run_option, json_option, store_option, yes_option
-from nirs_store.cli._output import cell_text, print_json, print_table
+from nirs_store.cli._output import answer, cell_text, print_table, printed_json
+from nirs_store.cli._spectra import read_file
 from nirs_store.display import counted
+from nirs_store.errors import OutlierFound
+from nirs_store.lazy import polars as pl
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from nirs_store.service.monitor import Monitoring
     from nirs_store.store import WorkspaceStore
 
@@ -25,13 +26,13 @@ _until = click.option("--until", metavar="MOMENT", help="Measured before this ti
 
 
 @click.group("measurements", cls=Group)
-def command_measurements() -> None:
+def measurements() -> None:
     """List and delete logged predictions."""
 
 
-@command_measurements.command("list")
+@measurements.command("list")
 @click.argument("calibration", required=False)
-@click.option("--sample", metavar="ID", help="Only this sample.")
+@click.option("--sample", "sample_id", metavar="ID", help="Only this sample.")
 @click.option("--instrument", metavar="NAME", help="Only this instrument.")
 @click.option(
     "--role", type=Choice(("reported", "challenger")), help="Returned predictions, or those of challengers."
@@ -44,32 +45,16 @@ def command_measurements() -> None:
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the newest N.")
 @json_option
 @store_option
-def list_measurements(
-    store: WorkspaceStore,
-    calibration: str | None,
-    sample: str | None,
-    instrument: str | None,
-    role: str | None,
-    flagged: bool | None,
-    since: str | None,
-    until: str | None,
-    limit: int | None,
-    as_json: bool,
-) -> None:
+def list_measurements(store: WorkspaceStore, calibration: str | None, **options: Any) -> None:
     """List measurements, oldest first: all, or those of CALIBRATION."""
-    frame = store.measurements.list(
-        calibration, sample_id=sample, instrument=instrument, role=role, flagged=flagged, since=since,
-        until=until, limit=limit,
-    )  # fmt: skip
     _print(
-        frame,
-        as_json,
+        store.measurements.list(calibration, **options),
         ("measured_at", "sample_id", "calibration", "version", "target", "prediction", "label", "flags", "correction",
          "instrument"),
     )  # fmt: skip
 
 
-@command_measurements.command("delete")
+@measurements.command("delete")
 @click.option(
     "--before", required=True, metavar="MOMENT", help="Logged before this time, e.g. 2025-01-01; UTC."
 )
@@ -77,28 +62,31 @@ def list_measurements(
 @dry_run_option
 @yes_option
 @store_option
-def delete_measurements(
-    store: WorkspaceStore, before: str, calibration: str | None, dry_run: bool, yes: bool
-) -> None:
+def delete_measurements(store: WorkspaceStore, before: str, calibration: str | None, dry_run: bool) -> None:
     """Delete old measurements permanently; the audit trail records how many."""
     n = store.measurements.delete(before=before, calibration=calibration, dry_run=True)
     click.echo(f"{counted(n, 'measurement')} logged before {before}.")
-    if dry_run or not n or not confirm("Delete them? This cannot be undone.", yes):
+    if dry_run or not n or not confirm("Delete them? This cannot be undone."):
         return
     click.echo(f"deleted {store.measurements.delete(before=before, calibration=calibration)}")
 
 
 @click.group("references", cls=Group)
-def command_references() -> None:
+def references() -> None:
     """Add, correct and list laboratory reference values."""
 
 
-@command_references.command("add")
+@references.command("add")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--sample-column", metavar="NAME", help="Column of sample ids [default: sample_id, id or sample]."
+    "--sample-column",
+    "sample_id",
+    metavar="NAME",
+    help="Column of sample ids [default: sample_id, id or sample].",
 )
-@click.option("--value-column", metavar="NAME", help="Column of values [default: value, or the target's].")
+@click.option(
+    "--value-column", "value", metavar="NAME", help="Column of values [default: value, or the target's]."
+)
 @click.option("--target", metavar="NAME", help="Name of the target, such as fat.")
 @click.option("--unit", metavar="NAME", help="Unit of the values.")
 @click.option("--lab", metavar="NAME", help="Laboratory.")
@@ -112,31 +100,17 @@ def command_references() -> None:
     help="What to do with rows that are already stored, unchanged.",
 )
 @store_option
-def add_references(
-    store: WorkspaceStore,
-    file: Path,
-    sample_column: str | None,
-    value_column: str | None,
-    target: str | None,
-    unit: str | None,
-    lab: str | None,
-    method: str | None,
-    measured_at: str | None,
-    existing: str,
-) -> None:
+def add_references(store: WorkspaceStore, file: Path, **options: Any) -> None:
     """Add the values of a CSV, Excel or Parquet FILE, one row per value.
 
     The columns target, unit, lab, method, measured_at and note are used if present. Several values of one sample
     are replicates.
     """
-    added = store.references.add_many(
-        file, sample_id=sample_column, value=value_column, target=target, unit=unit, lab=lab, method=method,
-        measured_at=measured_at, existing=existing,
-    )  # fmt: skip
+    added = store.references.add_many(file, **options)
     click.echo(f"added {counted(len(added), 'reference value')}")
 
 
-@command_references.command("correct")
+@references.command("correct")
 @click.argument("reference_id", metavar="ID")
 @click.argument("value", type=float, required=False)
 @click.option("--reason", required=True, metavar="TEXT", help="Why.")
@@ -150,19 +124,17 @@ def correct_reference(store: WorkspaceStore, reference_id: str, value: float | N
         click.echo(f"{store.references.correct(reference_id, value, reason)} replaces {reference_id}")
 
 
-@command_references.command("list")
+@references.command("list")
 @click.option("--sample", metavar="ID", help="Only this sample.")
 @click.option("--target", metavar="NAME", help="Only this target.")
 @click.option("--history", is_flag=True, help="Include values that were corrected or withdrawn.")
 @json_option
 @store_option
-def list_references(
-    store: WorkspaceStore, sample: str | None, target: str | None, history: bool, as_json: bool
-) -> None:
+def list_references(store: WorkspaceStore, sample: str | None, target: str | None, history: bool) -> None:
     """List values in the order in which they were added."""
     frame = store.references.list(sample, target=target, history=history)
     shown = ("reference_id", "sample_id", "target", "value", "unit", "lab", "method", "measured_at", "note")
-    _print(frame, as_json, (*shown, "replaces") if history else shown)
+    _print(frame, (*shown, "replaces") if history else shown)
 
 
 # -- Commands of the group `calibrations`.
@@ -188,77 +160,36 @@ def list_references(
 @click.option("--strict", is_flag=True, help="End with exit code 11 if bias, SEP or slope is significant.")
 @json_option
 @store_option
-def command_monitor(
-    store: WorkspaceStore,
-    calibration: str,
-    since: str | None,
-    until: str | None,
-    version: str | None,
-    target: str | None,
-    instrument: str | None,
-    lab: str | None,
-    repeats: Any,
-    skip_flagged: bool,
-    alpha: float,
-    strict: bool,
-    as_json: bool,
+def monitor(
+    store: WorkspaceStore, calibration: str, skip_flagged: bool, strict: bool, **options: Any
 ) -> None:
     """Compare what CALIBRATION predicted with the laboratory: bias, SEP, slope, control chart.
 
     Differences are reference - predicted. With fewer than 10 samples there is no verdict.
     """
-    found = store.calibrations.monitor(
-        calibration, since=since, until=until, version=version, target=target, instrument=instrument, lab=lab,
-        repeats=repeats, include_flagged=not skip_flagged, alpha=alpha,
-    )  # fmt: skip
-    if as_json:
-        print_json(found.to_dict())
-    else:
+    found = store.calibrations.monitor(calibration, include_flagged=not skip_flagged, **options)
+    if not printed_json(found.to_dict()):
         _print_monitoring(found)
-    _end(found, strict)
+    said = found.agreement
+    if strict and (said.bias_significant or said.sep_exceeds or said.slope_significant):
+        raise OutlierFound(f"{found.label}: {found.verdict}. --strict was given.")
 
 
 def _print_monitoring(found: Monitoring) -> None:
-    from nirs_store.lazy import polars as pl
     from nirs_store.service.statistics import BIAS
 
     click.echo(repr(found))
     for frame in (found.by_month, found.by_instrument, found.by_version):
         if frame.height > 1:
             click.echo()
-            _print(
-                frame.select(
-                    frame.columns[0],
-                    "n_measurements",
-                    "n_flagged",
-                    "n",
-                    pl.col("bias").alias(BIAS),
-                    "sep",
-                    "verdict",
-                ),
-                False,
-            )
-    signalled = (
-        found.chart.filter(found.chart["signals"].list.len() > 0) if found.chart.height else found.chart
-    )
-    if signalled.height:
+            bias = pl.col("bias").alias(BIAS)
+            _print(frame.select(frame.columns[0], "n_measurements", "n_flagged", "n", bias, "sep", "verdict"))
+    chart = found.chart.filter(pl.col("signals").list.len() > 0) if found.chart.height else found.chart
+    if chart.height:
         click.echo()
-        told = [
-            "measured_at",
-            "sample_id",
-            *(["version"] if found.version is None else []),
-            "difference",
-            "ewma",
-        ]
-        _print(signalled.select(*told, "signals").tail(20), False)
-
-
-def _end(found: Monitoring, strict: bool) -> None:
-    from nirs_store.errors import OutlierFound
-
-    said = found.agreement
-    if strict and (said.bias_significant or said.sep_exceeds or said.slope_significant):
-        raise OutlierFound(f"{found.label}: {found.verdict}. --strict was given.")
+        version = ["version"] if found.version is None else []
+        told = ["measured_at", "sample_id", *version, "difference", "ewma", "signals"]
+        _print(chart.select(told).tail(20))
 
 
 @click.command("correct", cls=Command)
@@ -284,37 +215,18 @@ def _end(found: Monitoring, strict: bool) -> None:
 @click.option("--retire", is_flag=True, help="Stop applying the current correction.")
 @json_option
 @store_option
-def command_correct(
-    store: WorkspaceStore,
-    calibration: str,
-    kind: Any,
-    since: str | None,
-    until: str | None,
-    instrument: str | None,
-    lab: str | None,
-    skip_flagged: bool,
-    slope: float | None,
-    bias: float | None,
-    reason: str | None,
-    force: bool,
-    retire: bool,
-    as_json: bool,
+def correct(
+    store: WorkspaceStore, calibration: str, skip_flagged: bool, retire: bool, **options: Any
 ) -> None:
     """Correct the predictions of one version of CALIBRATION by slope and bias, or retire its correction.
 
     The slope and bias come from the logged samples that have a reference.
     """
     if retire:
-        made = store.calibrations.retire_correction(calibration, reason=reason)
+        made = store.calibrations.retire_correction(calibration, reason=options["reason"])
     else:
-        made = store.calibrations.correct(
-            calibration, kind=kind, slope=slope, bias=bias, since=since, until=until, instrument=instrument,
-            lab=lab, include_flagged=not skip_flagged, reason=reason, force=force,
-        )  # fmt: skip
-    if as_json:
-        print_json(made.to_dict())
-    else:
-        click.echo(repr(made).strip("<>"))
+        made = store.calibrations.correct(calibration, include_flagged=not skip_flagged, **options)
+    answer(made.to_dict(), repr(made).strip("<>"))
 
 
 @click.command("update", cls=Command)
@@ -329,40 +241,33 @@ def command_correct(
 @click.option("--note", metavar="TEXT", help="Free text, kept with the new version.")
 @json_option
 @store_option
-def command_update(
+def update(
     store: WorkspaceStore,
     calibration: str,
     new_samples: str,
     old: str | None,
     test: str | None,
-    cv: int | None,
     groups: str | None,
-    note: str | None,
-    as_json: bool,
+    **options: Any,
 ) -> None:
     """Fit the recipe of CALIBRATION to the old and the new samples, as a new version; no alias moves.
 
     A FILE must have the reference values in a column named like the target.
     """
-    from nirs_store.cli._spectra import read_file
 
-    def samples(given: str | None) -> Any:
-        return read_file(Path(given)) if given is not None and Path(given).exists() else given
+    def samples(text: str | None) -> Any:
+        return read_file(Path(text)) if text is not None and Path(text).exists() else text
 
     found = store.calibrations.update(
         calibration,
         samples(new_samples),
         old_samples=samples(old),
         test_samples=samples(test),
-        cv=cv,
-        note=note,
         groups=groups,
         old_groups=groups if old is not None else None,
+        **options,
     )
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        click.echo(repr(found))
+    answer(found.to_dict(), repr(found))
 
 
 @click.command("challenge", cls=Command)
@@ -370,7 +275,7 @@ def command_update(
 @click.argument("version", required=False)
 @click.option("--end", is_flag=True, help="End the challenge of the version.")
 @store_option
-def command_challenge(store: WorkspaceStore, calibration: str, version: str | None, end: bool) -> None:
+def challenge(store: WorkspaceStore, calibration: str, version: str | None, end: bool) -> None:
     """Make VERSION a challenger: its predictions are logged, not returned. Without VERSION, list the challengers."""
     calibrations = store.calibrations
     if version is not None and end:
@@ -383,9 +288,8 @@ def command_challenge(store: WorkspaceStore, calibration: str, version: str | No
         click.echo(", ".join(f"v{each}" for each in listed) or "no challengers")
 
 
-def _print(frame: pl.DataFrame, as_json: bool, shown: tuple[str, ...] = ()) -> None:
-    if as_json:
-        print_json(frame.to_dicts())
+def _print(frame: pl.DataFrame, shown: tuple[str, ...] = ()) -> None:
+    if printed_json(frame.to_dicts()):
         return
     columns = [name for name in shown or frame.columns if name in frame.columns]
     columns = [name for name in columns if frame.height == 0 or not frame[name].is_null().all()] or columns

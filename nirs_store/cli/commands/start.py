@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,13 +17,15 @@ from nirs_store.cli._options import (
     WorkspacePlace,
     confirm,
     dry_run_option,
+    given,
     json_option,
     offline_option,
     workspace_option,
     yes_option,
 )
-from nirs_store.cli._output import human_bytes, moment, print_json, print_rows, progress
+from nirs_store.cli._output import answer, human_bytes, moment, print_json, print_rows, printed_json, progress
 from nirs_store.cli._spectra import read_file, reading_options
+from nirs_store.cli._workspace import find, open_store, shared_settings
 from nirs_store.display import printable
 from nirs_store.errors import InvalidInput, NirsStoreError
 
@@ -30,24 +33,16 @@ if TYPE_CHECKING:
     from nirs_store.library import PipelineLibrary
 
 
-# -- ``nirs-store share``, ``clone`` and ``shared``.
-
-
-_BLOBS = click.option(
-    "--blobs", metavar="PLACE", help="Place of the blobs: s3://bucket/prefix, gs://, az:// or file:///folder."
-)
-
-
 @click.command("share", cls=Command)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("address")
-@_BLOBS
+@click.option(
+    "--blobs", metavar="PLACE", help="Place of the blobs: s3://bucket/prefix, gs://, az:// or file:///folder."
+)
 @dry_run_option
 @yes_option
 @json_option
-def command_share(
-    folder: Path, address: str, blobs: str | None, dry_run: bool, yes: bool, as_json: bool
-) -> None:
+def share(folder: Path, address: str, blobs: str | None, dry_run: bool) -> None:
     """Make a shared workspace of FOLDER, at an ADDRESS such as postgresql://lab.example/nirs?workspace=corn.
 
     All rows and blobs are copied and compared. After that, FOLDER is read-only: record at ADDRESS.
@@ -59,10 +54,10 @@ def command_share(
     if not dry_run:
         plan = moving.share(folder, place, dry_run=True)
         words = f"{plan.rows:,} rows and {plan.blobs:,} blobs ({human_bytes(plan.bytes)})"
-        if not confirm(f"Copy {words} to {place}, and make the folder read-only?", yes):
+        if not confirm(f"Copy {words} to {place}, and make the folder read-only?"):
             return
     with progress("Copying blobs") as show:
-        _say(moving.share(folder, place, dry_run=dry_run, progress=show), as_json)
+        _say(moving.share(folder, place, dry_run=dry_run, progress=show))
 
 
 @click.command("clone", cls=Command)
@@ -70,13 +65,13 @@ def command_share(
 @click.argument("folder", type=click.Path(path_type=Path))
 @dry_run_option
 @json_option
-def command_clone(address: str, folder: Path, dry_run: bool, as_json: bool) -> None:
+def clone(address: str, folder: Path, dry_run: bool) -> None:
     """Copy the shared workspace at ADDRESS, as it is now, into an ordinary workspace in FOLDER."""
     from nirs_store.shared import moving
     from nirs_store.shared.address import parse
 
     with progress("Copying blobs") as show:
-        _say(moving.clone(parse(address), folder, dry_run=dry_run, progress=show), as_json)
+        _say(moving.clone(parse(address), folder, dry_run=dry_run, progress=show))
 
 
 @click.command("push", cls=Command)
@@ -84,56 +79,47 @@ def command_clone(address: str, folder: Path, dry_run: bool, as_json: bool) -> N
 @click.argument("address")
 @dry_run_option
 @json_option
-def command_push(folder: Path, address: str, dry_run: bool, as_json: bool) -> None:
+def push(folder: Path, address: str, dry_run: bool) -> None:
     """Add everything in FOLDER, a workspace recorded offline, to the shared workspace at ADDRESS.
 
     Rows and blobs that it already has are skipped, so you can push again after recording more. FOLDER does not change.
     """
-    from tempfile import TemporaryDirectory
-
-    from nirs_store.cli._workspace import open_store
-
     with TemporaryDirectory(prefix="nirs_store-") as scratch:
         archive = Path(scratch) / "push.tar.zst"
         with open_store(folder) as store:
             store.archive(archive)
         with open_store(address) as store, progress("Copying") as show:
             added = store.restore_archive(archive, dry_run=dry_run, progress=show)
-    if as_json:
-        print_json({"rows": added.rows, "blobs": added.blobs, "dry_run": dry_run})
-        return
-    rows = sum(added.rows.values())
-    click.echo(f"{'Would add' if dry_run else 'Added'} {rows:,} rows and {added.blobs:,} blobs.")
+    words = "Would add" if dry_run else "Added"
+    answer(
+        {"rows": added.rows, "blobs": added.blobs, "dry_run": dry_run},
+        f"{words} {sum(added.rows.values()):,} rows and {added.blobs:,} blobs.",
+    )
 
 
-def _say(moved: Any, as_json: bool) -> None:
-    if as_json:
-        from dataclasses import asdict
-
-        print_json(asdict(moved))
-        return
+def _say(moved: Any) -> None:
     words = "Would copy" if moved.dry_run else "Copied"
-    click.echo(
+    answer(
+        moved,
         f"{words} {moved.rows:,} rows and {moved.blobs:,} blobs ({human_bytes(moved.bytes)}) "
-        f"from {printable(moved.source)} to {printable(moved.target)}."
+        f"from {printable(moved.source)} to {printable(moved.target)}.",
     )
 
 
 @click.group("shared", cls=Group)
-def command_shared() -> None:
+def shared() -> None:
     """Look after a workspace that several computers share."""
 
 
-@command_shared.command("status", cls=Command)
+@shared.command("status")
 @json_option
 @workspace_option
-def command_status(workspace: Path, as_json: bool) -> None:
+def status(workspace: Path) -> None:
     """Show commits, who records now, and how far the computers are."""
-    from nirs_store.shared.checking import status
+    from nirs_store.shared import checking
 
-    found = status(_settings(workspace))
-    if as_json:
-        print_json(found.to_dict())
+    found = checking.status(_settings(workspace))
+    if printed_json(found.to_dict()):
         return
     click.echo(
         f"{printable(found.workspace)}: {found.commits:,} commits, {human_bytes(found.log_bytes)} in the log"
@@ -158,13 +144,13 @@ def command_status(workspace: Path, as_json: bool) -> None:
         )
 
 
-@command_shared.command("snapshot", cls=Command)
+@shared.command("snapshot")
 @click.option(
     "--truncate", "days", type=click.FloatRange(min=0), metavar="DAYS",
     help="Also delete commits from the log that are older and in the snapshot.",
 )  # fmt: skip
 @workspace_option
-def command_snapshot(workspace: Path, days: float | None) -> None:
+def snapshot(workspace: Path, days: float | None) -> None:
     """Publish a copy of the catalog, from which new computers start."""
     from nirs_store.shared import snapshots
     from nirs_store.shared.opening import open_engine, parts_of
@@ -180,11 +166,11 @@ def command_snapshot(workspace: Path, days: float | None) -> None:
         engine.close()
 
 
-@command_shared.command("migrate", cls=Command)
+@shared.command("migrate")
 @dry_run_option
 @yes_option
 @workspace_option
-def command_migrate(workspace: Path, dry_run: bool, yes: bool) -> None:
+def migrate_shared(workspace: Path, dry_run: bool) -> None:
     """Bring the workspace to the schema of this nirs_store, on every computer.
 
     Recording waits for a moment. Computers with an older nirs_store are refused from then on, and go on when
@@ -204,17 +190,17 @@ def command_migrate(workspace: Path, dry_run: bool, yes: bool) -> None:
         click.echo(f"Recording: {printable(living)}")
     for each in plan.status.computers:
         click.echo(f"{printable(each.machine)}: nirs_store {printable(each.library)}")
-    if dry_run or not confirm("Migrate, and refuse computers with an older nirs_store from then on?", yes):
+    if dry_run or not confirm("Migrate, and refuse computers with an older nirs_store from then on?"):
         return
     done = migrate(settings, dry_run=False)
     click.echo(f"Migrated. A snapshot from before, up to commit {done.snapshot:,}, is kept.")
 
 
-@command_shared.command("grant", cls=Command)
+@shared.command("grant")
 @click.argument("role")
 @click.argument("right", type=click.Choice(["reader", "writer", "admin"]))
 @workspace_option
-def command_grant(workspace: Path, role: str, right: str) -> None:
+def grant(workspace: Path, role: str, right: str) -> None:
     """Grant an existing ROLE of PostgreSQL the rights of a reader, writer or admin, and revoke all others.
 
     A reader queries; a writer also records and changes; an admin also creates workspaces, publishes snapshots and
@@ -232,8 +218,6 @@ def command_grant(workspace: Path, role: str, right: str) -> None:
 
 
 def _settings(workspace: Any) -> Any:
-    from nirs_store.cli._workspace import shared_settings
-
     found = shared_settings(workspace)
     if found is None:
         raise InvalidInput(
@@ -249,7 +233,7 @@ def _settings(workspace: Any) -> Any:
     metavar="PLACE",
     help="Where fitted models and other blobs go instead of DIR: s3://bucket/prefix, gs://..., az://... or a folder.",
 )
-def command_init(directory: Path, blobs: str | None) -> None:
+def init(directory: Path, blobs: str | None) -> None:
     """Create a workspace in DIR (default: this folder), with pipeline templates and a note.
 
     DIR may be the address of a shared workspace (postgresql://...), which needs --blobs when it is new. Existing files
@@ -276,7 +260,7 @@ def command_init(directory: Path, blobs: str | None) -> None:
     "directory", type=click.Path(path_type=Path), default=Path("nirs-store-demo"), metavar="[DIR]"
 )
 @click.option("--ui", "show", is_flag=True, help="Show the result in the browser.")
-def command_demo(directory: Path, show: bool) -> None:
+def demo(directory: Path, show: bool) -> None:
     """Cross-validate real meat spectra and show every feature once, in less than a minute.
 
     DIR (default: ./nirs-store-demo) must be new, empty, or a workspace, to which the demo adds a run.
@@ -312,21 +296,12 @@ def command_demo(directory: Path, show: bool) -> None:
 )
 @workspace_option
 @offline_option
-def command_ui(
-    port: int | None,
-    host: str,
-    token: str | None,
-    allow_changes: bool,
-    no_browser: bool,
-    folder: Path | None,
-    workspace: Path,
-) -> None:
+def ui(allow_changes: bool, no_browser: bool, folder: Path | None, workspace: Path, **options: Any) -> None:
     """Show a workspace in the browser: leaderboards, chains with figures, runs, files, SQL.
 
     The page needs neither internet nor an account. Only this machine can reach it unless you pass --host, and it
     changes nothing unless you pass --allow-changes. Press Ctrl-C to stop it.
     """
-    from nirs_store.cli._workspace import is_offline
     from nirs_store.ui.server import needed, serve
 
     if folder is not None:
@@ -334,57 +309,49 @@ def command_ui(
 
         with needed():
             from nirs_store.ui.export import export_pages
-        with WorkspaceStore.to_look_at(workspace, fresh=not is_offline()) as store:
+        with WorkspaceStore.to_look_at(workspace, fresh=not given("offline")) as store:
             export_pages(store, folder, lambda line: click.echo(line, err=True))
         return
     serve(
         workspace,
-        host=host,
-        port=port,
-        token=token,
         may_change=allow_changes,
         browser=not no_browser,
-        fresh=not is_offline(),
+        fresh=not given("offline"),
         say=lambda line: click.echo(line),
+        **options,
     )
 
 
 @click.group("library", cls=Group)
-def command_library() -> None:
+def library() -> None:
     """List, save, show and run pipeline templates."""
 
 
-@command_library.command("list")
+@library.command("list")
 @click.option("--category", metavar="NAME", help="Only this category.")
 @click.option(
     "--tag", "tags", multiple=True, metavar="TAG", help="Only templates with this tag (repeatable)."
 )
 @json_option
 @workspace_option
-def list_templates(category: str | None, tags: tuple[str, ...], as_json: bool, workspace: Path) -> None:
+def list_templates(category: str | None, tags: tuple[str, ...], workspace: Path) -> None:
     """List the templates of a workspace."""
     if not is_shared(workspace) and not (workspace / "library").is_dir():
         # Templates alone are enough; without any, a name mistyped must not look like an empty library.
-        _check_workspace(workspace)
-    found = _library(workspace).list_templates(category=category, tags=list(tags) or None)
-    if as_json:
-        print_json(found)
-        return
-    if not found:
-        click.echo("No templates." if category is None and not tags else "No templates fit.")
-        return
+        open_store(workspace).close()
     print_rows(
-        found,
+        _library(workspace).list_templates(category=category, tags=list(tags) or None),
         {
             "template": lambda each: f"{each['category']}/{each['name']}",
             "tags": lambda each: ", ".join(each["tags"]),
             "description": lambda each: each["error"] or each["description"],
         },
+        empty="No templates." if category is None and not tags else "No templates fit.",
         flexible=["description", "tags"],
     )
 
 
-@command_library.command("show")
+@library.command("show")
 @click.argument("template", metavar="TEMPLATE")
 @workspace_option
 def show_template(template: str, workspace: Path) -> None:
@@ -395,7 +362,7 @@ def show_template(template: str, workspace: Path) -> None:
     print_json({**metadata, "pipeline": library.load_template(name, category)})
 
 
-@command_library.command("save")
+@library.command("save")
 @click.argument("source", metavar="PIPELINE|CHAIN|FILE")
 @click.argument("name", required=False)
 @click.option("--category", metavar="NAME", default=None, help="Category [default: general].")
@@ -404,13 +371,7 @@ def show_template(template: str, workspace: Path) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace a template with this name.")
 @workspace_option
 def save_template(
-    source: str,
-    name: str | None,
-    category: str | None,
-    description: str,
-    tags: tuple[str, ...],
-    overwrite: bool,
-    workspace: Path,
+    source: str, name: str | None, category: str | None, overwrite: bool, workspace: Path, **about: Any
 ) -> None:
     """Save a template: the configuration of a recorded pipeline, or a JSON file.
 
@@ -418,7 +379,7 @@ def save_template(
     """
     library = _library(workspace)
     if source.lower().endswith(".json"):
-        if description or tags:
+        if about["description"] or about["tags"]:
             raise click.UsageError(
                 "--description and --tag go with a recorded pipeline; a file brings its own."
             )
@@ -426,8 +387,6 @@ def save_template(
     else:
         if name is None:
             raise click.UsageError("Missing argument 'NAME': what the template of a pipeline is called.")
-        from nirs_store.cli._workspace import find, open_store
-
         with open_store(workspace) as store:
             found = find(store, source, ["pipeline", "chain"])
             path = library.copy_from_pipeline(
@@ -435,14 +394,13 @@ def save_template(
                 found.record["pipeline_id"],
                 name,
                 category=category or "general",
-                description=description,
-                tags=list(tags),
                 overwrite=overwrite,
+                **about,
             )
     click.echo(path)
 
 
-@command_library.command("run")
+@library.command("run")
 @click.argument("template", metavar="TEMPLATE")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="File or folder of spectra.")
 @click.option("--target", required=True, metavar="COLUMN", help="The column to predict.")
@@ -510,7 +468,7 @@ def run_template(
     if groups is not None:
         cv = grouped_twin(cv)
         click.echo(f"Samples of one {groups} stay in one fold: {cv}.", err=True)
-    with WorkspaceStore(workspace) as store, progress("folds") as show_template, _fit_errors(template, data):
+    with WorkspaceStore(workspace) as store, progress("folds") as show, _fit_errors(template, data):
         result = record_cross_validation(
             store,
             estimator,
@@ -526,7 +484,7 @@ def run_template(
             target_unit=unit,
             metric=config.get("metric"),
             n_jobs=jobs,
-            progress=show_template,
+            progress=show,
         )
     label = score_label(result.metric)
     click.echo(
@@ -539,12 +497,6 @@ def _library(workspace: Path) -> PipelineLibrary:
     from nirs_store.library import PipelineLibrary
 
     return PipelineLibrary(workspace)
-
-
-def _check_workspace(workspace: Path) -> None:
-    from nirs_store.cli._workspace import open_store
-
-    open_store(workspace).close()
 
 
 def _split(template: str) -> tuple[str, str | None]:

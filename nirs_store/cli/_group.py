@@ -45,10 +45,7 @@ class Group(Command, click.Group):
 class LazyGroup(Group):
     """The program: a table of commands and their one-line helps, so that listing imports none.
 
-    Parameters
-    ----------
-    commands_table
-        ``{name: (module of cli.commands, one-line help)}``; ``take-over`` is called `take_over` there.
+    ``{name: (module of cli.commands, help)}``; the command ``take-over`` is called `take_over` in its module.
     """
 
     def __init__(self, *args: Any, commands_table: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:

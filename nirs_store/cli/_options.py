@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,16 +22,7 @@ from nirs_store.errors import InvalidInput, UntrustedBundle, did_you_mean
 
 
 class Choice(click.Choice[str]):
-    """As `click.Choice`, with a suggestion.
-
-    Parameters
-    ----------
-    choices
-        The words.
-    """
-
-    def __init__(self, choices: Sequence[str]) -> None:
-        super().__init__(choices)
+    """As `click.Choice`, with a suggestion."""
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return `value` when it is one of the words, else fail with the nearest."""
@@ -49,13 +40,7 @@ FOR_GOOD = "This cannot be undone."
 
 
 def confirm(question: str) -> bool:
-    """Ask on a terminal; elsewhere only ``--yes``, with which nothing is asked, is a yes.
-
-    Raises
-    ------
-    InvalidInput
-        No user can be asked and ``--yes`` was not given; nothing was done.
-    """
+    """Ask on a terminal; elsewhere only ``--yes``, with which nothing is asked, is a yes."""
     if given("yes"):
         return True
     if not asks():
@@ -137,11 +122,11 @@ def store_option(function: Function) -> Function:
     """Add ``--workspace/-w`` and ``--offline``, open that workspace, and call the command with the store first."""
 
     @functools.wraps(function)
-    def command(*, workspace: Path, **given: Any) -> Any:
+    def command(*, workspace: Path, **options: Any) -> Any:
         from nirs_store.cli._workspace import open_store
 
         with open_store(workspace) as store:
-            return function(store, **given)
+            return function(store, **options)
 
     wrapped: Any = workspace_option(offline_option(command))
     return wrapped  # type: ignore[no-any-return]

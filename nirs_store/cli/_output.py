@@ -129,21 +129,10 @@ def print_table(
     numeric: Sequence[str] = (),
     flexible: Sequence[str] = (),
 ) -> None:
-    """Print aligned columns below their names.
+    """Print aligned columns below their names, `numeric` ones to the right, and None as ``-``.
 
     Where a line is wider than the terminal, its `flexible` columns lose what all rows share and are cut in
     the middle; in a pipe nothing is cut.
-
-    Parameters
-    ----------
-    columns
-        Names of the columns.
-    rows
-        Cells; None is printed as ``-``.
-    numeric
-        Columns that are aligned to the right.
-    flexible
-        Columns that may be shortened with an ellipsis on a terminal.
     """
     cells = [["-" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     widths = [max(map(_width, (name, *(row[i] for row in cells)))) for i, name in enumerate(columns)]
@@ -164,16 +153,7 @@ def print_rows(
 ) -> None:
     """Print a listing: as JSON where ``--json`` was given, else as an aligned table, or `empty` without rows.
 
-    Parameters
-    ----------
-    rows
-        A data frame, or dictionaries or objects.
-    columns
-        The cells below each heading: the key of a row, or a function of it; a heading with None is left out.
-    empty
-        What to print in place of an empty table.
-    numeric, flexible
-        As for `print_table`.
+    `columns` has the cells below each heading: a key of the rows, a function of a row, or None to leave it out.
     """
     found = rows.to_dicts() if hasattr(rows, "to_dicts") else list(rows)
     if printed_json(found):

@@ -39,13 +39,7 @@ class Found:
 
 
 def open_store(workspace: Path | str) -> WorkspaceStore:
-    """Open an existing workspace, with ``--offline`` a shared one without its server.
-
-    Raises
-    ------
-    NotAWorkspace
-        There is none; nothing is created.
-    """
+    """Open an existing workspace, with ``--offline`` a shared one without its server; none is created."""
     from nirs_store.store import WorkspaceStore
 
     return WorkspaceStore(workspace, create=False, fresh=not given("offline"))
@@ -72,23 +66,12 @@ def ask(store: WorkspaceStore, question: Callable[..., Answer], *arguments: Any)
 
 
 def find(store: WorkspaceStore, text: str, kinds: Sequence[str] = KINDS) -> Found:
-    """Return what `text` names: an id, the beginning or end of one that is not ambiguous, or the name of a run.
-
-    Parameters
-    ----------
-    store
-        Where to look.
-    text
-        An id or at least four characters of its beginning or end, as the tables show it.
-    kinds
-        What may be meant, tried in this order.
+    """Return what `text` names, of these kinds in this order: an id, four characters of an end of it, or a run's name.
 
     Raises
     ------
-    UnknownId
-        Nothing of these kinds has that id.
-    InvalidInput
-        Several have; they are listed.
+    UnknownId, InvalidInput
+        Nothing has that id; several have it, and are listed.
     """
     for kind in kinds:
         record = getattr(store, f"get_{kind}")(text)
@@ -104,15 +87,7 @@ def whole_id(store: WorkspaceStore, text: str | None, kind: str) -> str | None:
 
 
 def the_end_of_one(text: str, ids: Iterable[str], kind: str, hint: str) -> str:
-    """Return the one id that begins or ends with at least four characters, where `find` does not look.
-
-    Raises
-    ------
-    UnknownId
-        There is none.
-    InvalidInput
-        There are several.
-    """
+    """Return the one id that begins or ends with at least four characters, where `find` does not look."""
     near = [each for each in ids if len(text) >= 4 and (each.startswith(text) or each.endswith(text))]
     if len(near) > 1:
         raise InvalidInput(f"{text!r} fits {len(near)} {kind}s: {', '.join(near[:3])}. Write more of the id.")
@@ -146,21 +121,9 @@ def ranked(
     target: str | None = None,
     **options: Any,
 ) -> list[pl.DataFrame]:
-    """Rank the chains: those of each task, and of each target, apart, for their scores do not compare.
+    """Return the tables of `WorkspaceStore.top_chains`, one per task and target, for their scores do not compare.
 
-    Parameters
-    ----------
-    store
-        The workspace.
-    n
-        At most so many rows for each task and target.
-    metric, task_type, dataset_name, run_id, target, **options
-        As for `WorkspaceStore.top_chains`. A metric says which task is meant.
-
-    Returns
-    -------
-    list of polars.DataFrame
-        Tables that have rows, with the columns of `top_chains`, ``task_type`` and ``unit``.
+    Each has at most `n` rows, and the columns ``task_type`` and ``unit`` too. A metric says which task is meant.
     """
     known = ask(store, overview.kinds_of_target, dataset_name, run_id)
     kinds: list[tuple[str | None, str | None]] = [each for each in known if target in (None, each[0])]
@@ -206,13 +169,7 @@ def say_unknown(store: WorkspaceStore, what: str, name: str | None) -> None:
 
 
 def thing(store: WorkspaceStore, text: str) -> tuple[str, str] | str:
-    """Return what `text` names: ``kind:id``, an id, or a part of the id of what a run records.
-
-    Raises
-    ------
-    UnknownId, InvalidInput
-        Nothing has that id; several have it; there is no such kind.
-    """
+    """Return what `text` names: ``kind:id``, an id, or a part of the id of what a run records."""
     kind, colon, identifier = text.partition(":")
     if colon:
         if kind in KINDS:

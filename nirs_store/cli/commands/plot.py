@@ -20,34 +20,6 @@ if TYPE_CHECKING:
     from nirs_store.store import WorkspaceStore
 
 
-# Those of nirs_store.plots.KINDS, which costs an import of numpy.
-_RECORDED = (
-    "predicted",
-    "residuals",
-    "components",
-    "choice",
-    "errors",
-    "folds",
-    "heatmap",
-    "coefficients",
-    "confusion",
-    "training",
-)
-_OF_SPECTRA = (
-    "spectra",
-    "raw",
-    "intervals",
-    "t2-q",
-    "influence",
-    "scores",
-    "loadings",
-    "weights",
-    "vip",
-    "selectivity",
-    "explained",
-    "normal",
-    "permutation",
-)
 _FRAMES = (".csv", ".parquet")
 
 
@@ -139,16 +111,16 @@ def plot(
 
 
 def _check(kind: str, data: Path | None) -> None:
-    known = [*_RECORDED, *_OF_SPECTRA]
-    if kind not in known:
-        hint = did_you_mean(kind, known)
-        raise click.UsageError(f"No figure {kind!r}.{hint} Figures: {', '.join(known)}.")
-    if (kind in _OF_SPECTRA) != (data is not None):
-        raise click.UsageError(
-            f"The figure {kind!r} needs --data: a workspace keeps models, not spectra."
-            if data is None
-            else f"--data goes with the figures {', '.join(_OF_SPECTRA)}, not with {kind!r}."
-        )
+    from nirs_store.plots import KINDS
+
+    if kind not in KINDS:
+        hint = did_you_mean(kind, KINDS)
+        raise click.UsageError(f"No figure {kind!r}.{hint} Figures: {', '.join(KINDS)}.")
+    if KINDS[kind].spectra and data is None:
+        raise click.UsageError(f"The figure {kind!r} needs --data: a workspace keeps models, not spectra.")
+    if data is not None and not KINDS[kind].spectra:
+        others = ", ".join(name for name, each in KINDS.items() if each.spectra)
+        raise click.UsageError(f"--data goes with the figures {others}, not with {kind!r}.")
 
 
 def _write(frame: Any, path: Path) -> None:

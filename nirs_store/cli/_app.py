@@ -78,7 +78,7 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
     name="nirs-store",
     cls=LazyGroup,
     commands_table=_COMMANDS,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     epilog="Start with 'nirs-store demo'. Help on a command: 'nirs-store COMMAND --help'.",
 )
 @click.option(

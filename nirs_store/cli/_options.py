@@ -77,6 +77,9 @@ def given(name: str) -> bool:
     return ctx is not None and f"nirs_store.{name}" in ctx.meta
 
 
+FILE = click.Path(path_type=Path)
+"""The type of an option or argument that names a file or folder."""
+
 debug_option = flag("--debug", words="Show the traceback of an error.")
 json_option = flag("--json", words="Print JSON.")
 yes_option = flag("--yes", "-y", words="Do not ask for confirmation.")
@@ -130,6 +133,16 @@ def store_option(function: Function) -> Function:
 
     wrapped: Any = workspace_option(offline_option(command))
     return wrapped  # type: ignore[no-any-return]
+
+
+def json_store_option(function: Function) -> Function:
+    """Add ``--json`` to the options of `store_option`."""
+    return json_option(store_option(function))
+
+
+def plan_options(function: Function) -> Function:
+    """Add ``--dry-run`` and ``--yes`` too, for a command that prints what it would destroy and asks."""
+    return dry_run_option(yes_option(json_store_option(function)))
 
 
 WORKSPACE = "nirs_store.workspace"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Group
-from nirs_store.cli._options import dry_run_option, json_option, store_option
+from nirs_store.cli._options import FILE, dry_run_option, json_store_option, store_option
 from nirs_store.cli._output import answer, moment, print_rows, printed_json, short_id
 from nirs_store.cli._workspace import the_end_of_one
 from nirs_store.cli._workspace import thing as find_thing
@@ -36,11 +36,8 @@ def audit() -> None:
 @click.option("--since", metavar="TIME", help="Only entries from this time on, e.g. 2026-03-01.")
 @click.option("--until", metavar="TIME", help="Only entries before this time.")
 @click.option("--object", "thing", metavar="KIND[:ID]", help="Only entries about this kind or this object.")
-@click.option(
-    "--limit", type=click.IntRange(1), default=50, show_default=True, help="Maximum number of rows."
-)
-@json_option
-@store_option
+@click.option("--limit", type=click.IntRange(1), default=50, help="Maximum number of rows.")
+@json_store_option
 def log(
     store: WorkspaceStore, operations: tuple[str, ...], failed: bool, thing: str | None, **options: Any
 ) -> None:
@@ -53,8 +50,7 @@ def log(
 
 @audit.command("history")
 @click.argument("thing", metavar="OBJECT")
-@json_option
-@store_option
+@json_store_option
 def history(store: WorkspaceStore, thing: str) -> None:
     """List the history of an object, even of a deleted one (as kind:id)."""
     kind, colon, identifier = thing.partition(":")
@@ -73,8 +69,7 @@ def history(store: WorkspaceStore, thing: str) -> None:
 
 @audit.command("verify")
 @click.option("--head", metavar="NUMBER:HASH", help="A head that was stored elsewhere.")
-@json_option
-@store_option
+@json_store_option
 @click.pass_context
 def verify(ctx: click.Context, store: WorkspaceStore, head: str | None) -> None:
     """Check for changed or removed entries; exit code 4 if any."""
@@ -84,8 +79,7 @@ def verify(ctx: click.Context, store: WorkspaceStore, head: str | None) -> None:
 
 
 @audit.command("head")
-@json_option
-@store_option
+@json_store_option
 def head(store: WorkspaceStore) -> None:
     """Print the number and hash of the last entry to store elsewhere; later checks expect it."""
     found = store.audit.head()
@@ -93,8 +87,8 @@ def head(store: WorkspaceStore) -> None:
 
 
 @audit.command("export")
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option("--format", "form", type=click.Choice(_FORMATS), default="json", show_default=True)
+@click.argument("path", type=FILE)
+@click.option("--format", "form", type=click.Choice(_FORMATS), default="json")
 @click.option("--since", metavar="TIME", help="Only entries from this time on.")
 @click.option("--until", metavar="TIME", help="Only entries before this time.")
 @store_option
@@ -123,8 +117,7 @@ def switch(store: WorkspaceStore, state: str, reads: bool) -> None:
 @click.option("--allow-key", "fewer_keys", multiple=True, metavar="NAME", help="Remove a key.")
 @click.option("--allow", "fewer", multiple=True, metavar="REGEX", help="Remove a pattern.")
 @dry_run_option
-@json_option
-@store_option
+@json_store_option
 def guard(
     store: WorkspaceStore,
     keys: tuple[str, ...],
@@ -201,12 +194,7 @@ def _object(row: dict[str, Any]) -> str:
 
 
 _type_option = click.option(
-    "--type",
-    "link_type",
-    default="derived_from",
-    show_default=True,
-    metavar="WORD",
-    help="Type of the link.",
+    "--type", "link_type", default="derived_from", metavar="WORD", help="Type of the link."
 )
 
 
@@ -230,11 +218,9 @@ def lineage() -> None:
     "form",
     type=click.Choice(["tree", "dot", "mermaid"]),
     default="tree",
-    show_default=True,
     help="A tree, or a graph for Graphviz or Mermaid.",
 )
-@json_option
-@store_option
+@json_store_option
 def show_lineage(
     store: WorkspaceStore, thing: str, direction: str | None, depth: int | None, form: str
 ) -> None:

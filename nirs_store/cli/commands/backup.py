@@ -14,16 +14,17 @@ import click
 from nirs_store.addresses import is_shared
 from nirs_store.cli._group import Command, Group
 from nirs_store.cli._options import (
+    FILE,
     FOR_GOOD,
     confirm,
     dry_run_option,
     given,
     json_option,
+    json_store_option,
     offline_option,
     overwrite_option,
-    store_option,
+    plan_options,
     workspace_option,
-    yes_option,
 )
 from nirs_store.cli._output import (
     answer,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 
 @click.command("archive", cls=Command)
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=FILE)
 @click.option("--run", "runs", metavar="ID", multiple=True, help="A run; may be repeated.")
 @click.option(
     "--file", "files", metavar="NAME", multiple=True, help="A file's name or a pattern; may be repeated."
@@ -83,7 +84,7 @@ def _print_contents(archived: Any) -> None:
     print_counts({**archived.rows, f"blobs ({human_bytes(archived.blob_bytes)})": archived.blobs})
 
 
-_target = click.argument("target", type=click.Path(path_type=Path))
+_target = click.argument("target", type=FILE)
 
 
 @click.group("backup", cls=Group)
@@ -99,8 +100,7 @@ def backup() -> None:
 @click.option("--if-older-than", metavar="SPAN", help="Only if the last backup is older, e.g. 24h or 7d.")
 @click.option("--allow-missing", is_flag=True, help="Continue if the file of a blob is missing.")
 @dry_run_option
-@json_option
-@store_option
+@json_store_option
 def create(
     store: WorkspaceStore, target: Path, if_older_than: str | None, allow_missing: bool, dry_run: bool
 ) -> None:
@@ -126,9 +126,8 @@ def create(
 
 
 @backup.command("list")
-@click.argument("target", type=click.Path(path_type=Path), required=False)
-@json_option
-@store_option
+@click.argument("target", type=FILE, required=False)
+@json_store_option
 def list_backups(store: WorkspaceStore, target: Path | None) -> None:
     """List the backups in a folder, or those that the workspace recorded."""
     print_rows(
@@ -165,10 +164,7 @@ def verify(target: Path, backup_id: str | None) -> None:
 @_target
 @click.option("--keep-last", type=click.IntRange(1), metavar="N", help="Keep the newest N.")
 @click.option("--max-age", metavar="SPAN", help="Remove older ones, e.g. 30d. The newest is always kept.")
-@dry_run_option
-@yes_option
-@json_option
-@store_option
+@plan_options
 def prune(
     store: WorkspaceStore, target: Path, keep_last: int | None, max_age: str | None, dry_run: bool
 ) -> None:
@@ -190,8 +186,8 @@ def prune(
 
 
 @click.command("restore", cls=Command)
-@click.argument("source", type=click.Path(path_type=Path))
-@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.argument("source", type=FILE)
+@click.argument("folder", type=FILE, required=False)
 @click.option(
     "--backup", "backup_id", metavar="ID", help="Backup in a folder of backups [default: the newest]."
 )
@@ -283,8 +279,8 @@ _UNVERIFIED = 4
 
 
 @click.command("migrate", cls=Command)
-@click.argument("source", type=click.Path(path_type=Path))
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("source", type=FILE)
+@click.argument("target", type=FILE)
 @click.option(
     "--unpickle",
     is_flag=True,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command
-from nirs_store.cli._options import Choice, json_option, store_option
+from nirs_store.cli._options import FILE, Choice, json_store_option
 from nirs_store.cli._output import (
     numbers,
     print_columns,
@@ -36,11 +36,10 @@ _FIGURES = ("t2-q", "influence", "scores", "loadings", "weights", "vip", "select
 
 @click.command("suggest", cls=Command)
 @click.argument("identifier", metavar="RUN|CHAIN")
-@click.option("--rule", type=Choice(_RULES), default="one_se", show_default=True, help="Selection rule.")
-@click.option("--alpha", type=float, default=0.01, show_default=True, help="Level of the randomization test.")
+@click.option("--rule", type=Choice(_RULES), default="one_se", help="Selection rule.")
+@click.option("--alpha", type=float, default=0.01, help="Level of the randomization test.")
 @click.option("--target", metavar="NAME", help="One target of chains that predict several.")
-@json_option
-@store_option
+@json_store_option
 def suggest(store: WorkspaceStore, identifier: str, rule: Any, alpha: float, target: str | None) -> None:
     """Suggest a number of latent variables for a run or for the family of a chain.
 
@@ -90,8 +89,7 @@ def _print_choice(choice: ComponentChoice) -> None:
     metavar="NAME",
     help="One target of a chain that predicts several; by default, each is checked.",
 )
-@json_option
-@store_option
+@json_store_option
 def review(store: WorkspaceStore, identifier: str, target: str | None) -> None:
     """Check a chain for the common mistakes in a calibration.
 
@@ -110,17 +108,11 @@ def review(store: WorkspaceStore, identifier: str, target: str | None) -> None:
 
 @click.command("diagnose", cls=Command)
 @click.argument("identifier", metavar="CHAIN")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FILE)
 @click.option("--target", metavar="COLUMN", help="Column of the reference values.")
 @click.option("--id", "id_column", metavar="COLUMN", help="Column of the sample names.")
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    help="Calibration spectra, if FILE contains other samples.",
-)
-@click.option(
-    "--alpha", type=float, default=0.05, show_default=True, help="Share of normal samples above a limit."
-)
+@click.option("--calibration", type=FILE, help="Calibration spectra, if FILE contains other samples.")
+@click.option("--alpha", type=float, default=0.05, help="Share of normal samples above a limit.")
 @click.option("--all", "everything", is_flag=True, help="List every sample, not only the flagged ones.")
 @click.option(
     "--csv",
@@ -130,10 +122,9 @@ def review(store: WorkspaceStore, identifier: str, target: str | None) -> None:
     "or explained variance.",
 )
 @click.option("--figure", type=Choice(_FIGURES), help=f"Also draw one of {', '.join(_FIGURES)}.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="File of the figure.")
+@click.option("--output", "-o", type=FILE, help="File of the figure.")
 @reading_options
-@json_option
-@store_option
+@json_store_option
 def diagnose(
     store: WorkspaceStore,
     identifier: str,
@@ -203,8 +194,7 @@ def diagnose(
 @click.command("coefficients", cls=Command)
 @click.argument("identifier", metavar="CHAIN")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV with all digits.")
-@json_option
-@store_option
+@json_store_option
 def coefficients(store: WorkspaceStore, identifier: str, as_csv: bool) -> None:
     """Print the regression coefficients of a chain's linear model, one row per channel.
 
@@ -246,7 +236,7 @@ _SHOWN = 10
 
 
 @click.command("screen", cls=Command)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FILE)
 @click.option(
     "--target",
     "targets",
@@ -257,38 +247,23 @@ _SHOWN = 10
 )
 @click.option("--unit", metavar="TEXT", help="Unit of the target.")
 @click.option("--groups", metavar="COLUMN", help="The column of samples that stay in one fold.")
-@click.option(
-    "--preprocess", default="raw,snv,sg1,sg2", show_default=True, help="Names, separated by commas."
-)
-@click.option("--model", type=Choice(("pls", "pcr")), default="pls", show_default=True, help="The model.")
-@click.option(
-    "--components", default="1-15", show_default=True, help="Numbers of components, as 1-15 or 2,4,8."
-)
-@click.option("--cv", type=click.IntRange(2), default=8, show_default=True, help="Number of folds.")
+@click.option("--preprocess", default="raw,snv,sg1,sg2", help="Names, separated by commas.")
+@click.option("--model", type=Choice(("pls", "pcr")), default="pls", help="The model.")
+@click.option("--components", default="1-15", help="Numbers of components, as 1-15 or 2,4,8.")
+@click.option("--cv", type=click.IntRange(2), default=8, help="Number of folds.")
 @click.option("--seed", type=int, help="Shuffle the samples with this seed before they are split.")
-@click.option("--rule", type=Choice(_RULES), default="one_se", show_default=True, help="Selection rule.")
-@click.option(
-    "--keep", default="best", show_default=True, help="Which models to store: best, all, or a number."
-)
+@click.option("--rule", type=Choice(_RULES), default="one_se", help="Selection rule.")
+@click.option("--keep", default="best", help="Which models to store: best, all, or a number.")
 @click.option(
     "--test",
     "test_file",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="File of a test set, read as FILE is: the kept models predict it (RMSEP).",
 )
 @click.option("--name", metavar="TEXT", help="Name of the run.")
-@click.option(
-    "--jobs",
-    "-j",
-    "n_jobs",
-    type=int,
-    default=1,
-    show_default=True,
-    help="Worker processes; -1 for all cores.",
-)
+@click.option("--jobs", "-j", "n_jobs", type=int, default=1, help="Worker processes; -1 for all cores.")
 @reading_options
-@json_option
-@store_option
+@json_store_option
 def screen(
     store: WorkspaceStore,
     file: Path,

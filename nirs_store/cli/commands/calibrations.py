@@ -11,15 +11,15 @@ import click
 
 from nirs_store.cli._group import Group
 from nirs_store.cli._options import (
+    FILE,
     FOR_GOOD,
     Choice,
     confirm,
-    dry_run_option,
     given,
-    json_option,
+    json_store_option,
     now_option,
+    plan_options,
     store_option,
-    yes_option,
 )
 from nirs_store.cli._output import (
     answer,
@@ -60,8 +60,7 @@ for _each in (service.monitor, service.correct, service.update, service.challeng
 
 
 @calibrations.command("list")
-@json_option
-@store_option
+@json_store_option
 def list_calibrations(store: WorkspaceStore) -> None:
     """List the calibrations."""
     print_rows(
@@ -80,8 +79,7 @@ def list_calibrations(store: WorkspaceStore) -> None:
 
 @calibrations.command("show")
 @click.argument("calibration", metavar="NAME[@VERSION]")
-@json_option
-@store_option
+@json_store_option
 def show(store: WorkspaceStore, calibration: str) -> None:
     """Show the versions of a name with its aliases, or one version with its signatures."""
     read, show_it = (_version, _print_version) if "@" in calibration else (_name, _print_name)
@@ -231,8 +229,7 @@ def _words(value: Any) -> str:
 @click.option(
     "--fact", "facts", multiple=True, metavar="KEY=TEXT", help="A fact for the dossier (repeatable)."
 )
-@json_option
-@store_option
+@json_store_option
 def register(
     store: WorkspaceStore,
     name: str,
@@ -276,8 +273,7 @@ def register(
 @click.option("--remove", is_flag=True, help="Remove the alias; its history stays.")
 @_reason
 @_by
-@json_option
-@store_option
+@json_store_option
 def alias(
     store: WorkspaceStore,
     name: str,
@@ -302,10 +298,8 @@ def alias(
 @calibrations.command("rule")
 @click.argument("name")
 @click.argument("alias")
-@click.option("--signatures", type=click.IntRange(1), default=2, show_default=True, help="Different signers.")
-@click.option(
-    "--others", type=click.IntRange(0), default=1, show_default=True, help="Signers who are not the author."
-)
+@click.option("--signatures", type=click.IntRange(1), default=2, help="Different signers.")
+@click.option("--others", type=click.IntRange(0), default=1, help="Signers who are not the author.")
 @click.option(
     "--meaning", "meanings", multiple=True, type=Choice(_MEANINGS), help="Only these count (repeatable)."
 )
@@ -329,11 +323,8 @@ def rule(
 @click.option("--meaning", type=Choice(_MEANINGS), required=True, help="What the signature says.")
 @click.option("--signer", metavar="NAME", help="Printed name [default: the user of the system].")
 @click.option("--note", "-m", metavar="TEXT", help="Free text.")
-@click.option(
-    "--key-file", "key", type=click.Path(path_type=Path), help="File with a secret of at least 16 bytes."
-)
-@json_option
-@store_option
+@click.option("--key-file", "key", type=FILE, help="File with a secret of at least 16 bytes.")
+@json_store_option
 def sign(store: WorkspaceStore, calibration: str, **options: Any) -> None:
     """Sign a version: bind name, time and meaning to its content.
 
@@ -346,15 +337,8 @@ def sign(store: WorkspaceStore, calibration: str, **options: Any) -> None:
 
 @calibrations.command("verify")
 @_which
-@click.option(
-    "--key-file",
-    "key_files",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="File with a secret (repeatable).",
-)
-@json_option
-@store_option
+@click.option("--key-file", "key_files", multiple=True, type=FILE, help="File with a secret (repeatable).")
+@json_store_option
 @click.pass_context
 def verify(ctx: click.Context, store: WorkspaceStore, calibration: str, key_files: tuple[Path, ...]) -> None:
     """Check the signatures of a version, what was signed, and the audit trail; exit code 4 if anything is wrong."""
@@ -375,17 +359,16 @@ def verify(ctx: click.Context, store: WorkspaceStore, calibration: str, key_file
 
 @calibrations.command("dossier")
 @_which
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="A .html, .pdf or .json file.")
+@click.option("--output", "-o", type=FILE, help="A .html, .pdf or .json file.")
 @click.option("--no-figures", is_flag=True, help="Draw no figures.")
 @click.option(
     "--key-file",
     "key_files",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="File with a secret, to check signatures (repeatable).",
 )
-@json_option
-@store_option
+@json_store_option
 def dossier(
     store: WorkspaceStore,
     calibration: str,
@@ -418,10 +401,7 @@ def dossier(
 @_which
 @click.option("--reason", "-m", metavar="TEXT", help="Why; required for a signed version.")
 @now_option
-@dry_run_option
-@yes_option
-@json_option
-@store_option
+@plan_options
 def delete(store: WorkspaceStore, calibration: str, reason: str | None, now: bool, dry_run: bool) -> None:
     """Delete a version with its signatures; its chain stays, and its number is not used again.
 

@@ -9,10 +9,11 @@ import click
 
 from nirs_store.cli._group import Group
 from nirs_store.cli._options import (
+    FILE,
     FOR_GOOD,
     confirm,
     given,
-    json_option,
+    json_store_option,
     overwrite_option,
     store_option,
     yes_option,
@@ -49,7 +50,7 @@ def datasets() -> None:
 
 @datasets.command("add")
 @click.argument("name")
-@click.argument("file", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("file", type=FILE, nargs=-1, required=True)
 @click.option("--id", "id_column", metavar="COLUMN", help="Column of the sample names.")
 @click.option("--groups", metavar="COLUMN", help="Column of samples that belong together.")
 @click.option(
@@ -63,8 +64,7 @@ def datasets() -> None:
 @click.option("--note", "-m", metavar="TEXT", help="Why this version was made.")
 @click.option("--other-grid", is_flag=True, help="Allow wavelengths other than those of the newest version.")
 @reading_options
-@json_option
-@store_option
+@json_store_option
 def add(
     store: WorkspaceStore,
     name: str,
@@ -96,8 +96,7 @@ def add(
 
 
 @datasets.command("list")
-@json_option
-@store_option
+@json_store_option
 def list_datasets(store: WorkspaceStore) -> None:
     """List the data sets, each with its newest version."""
     _print_versions(store.datasets.list())
@@ -105,8 +104,7 @@ def list_datasets(store: WorkspaceStore) -> None:
 
 @datasets.command("versions")
 @click.argument("name")
-@json_option
-@store_option
+@json_store_option
 def versions(store: WorkspaceStore, name: str) -> None:
     """List the versions of NAME, oldest first."""
     _print_versions(store.datasets.versions(name))
@@ -114,8 +112,7 @@ def versions(store: WorkspaceStore, name: str) -> None:
 
 @datasets.command("show")
 @click.argument("name")
-@json_option
-@store_option
+@json_store_option
 def show(store: WorkspaceStore, name: str) -> None:
     """Show a version, NAME@v2, or the newest, NAME."""
     found = store.datasets.version(name)
@@ -126,8 +123,7 @@ def show(store: WorkspaceStore, name: str) -> None:
 @datasets.command("diff")
 @click.argument("before")
 @click.argument("after")
-@json_option
-@store_option
+@json_store_option
 def diff(store: WorkspaceStore, before: str, after: str) -> None:
     """Compare two versions: samples added, removed and changed, references corrected."""
     found = store.datasets.diff(before, after)
@@ -148,8 +144,7 @@ def diff(store: WorkspaceStore, before: str, after: str) -> None:
 @_where_option
 @click.option("--invert", is_flag=True, help="All other samples instead.")
 @click.option("--note", "-m", metavar="TEXT", help="Why these samples.")
-@json_option
-@store_option
+@json_store_option
 def select(store: WorkspaceStore, source: str, name: str, ids: tuple[str, ...], **options: Any) -> None:
     """Store some samples of SOURCE (such as corn@v2) as the next version of NAME: a calibration or test set."""
     made = store.datasets.select(source, name, ids=list(ids) or None, **options)
@@ -159,7 +154,7 @@ def select(store: WorkspaceStore, source: str, name: str, ids: tuple[str, ...], 
 
 @datasets.command("export")
 @click.argument("name")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=FILE)
 @_id_option
 @_where_option
 @overwrite_option
@@ -171,8 +166,7 @@ def export(store: WorkspaceStore, name: str, path: Path, ids: tuple[str, ...], *
 
 @datasets.command("chains")
 @click.argument("sample")
-@json_option
-@store_option
+@json_store_option
 def chains(store: WorkspaceStore, sample: str) -> None:
     """List the chains that have seen SAMPLE, of those recorded from data sets."""
     found = store.datasets.chains_of(sample)
@@ -216,8 +210,7 @@ def _holding(store: WorkspaceStore, sample: str) -> list[str]:
 @datasets.command("common")
 @click.argument("first")
 @click.argument("second")
-@json_option
-@store_option
+@json_store_option
 def common(store: WorkspaceStore, first: str, second: str) -> None:
     """List the spectra that two data sets share; a calibration set and its test set should share none."""
     columns = {

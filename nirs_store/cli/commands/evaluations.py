@@ -11,14 +11,14 @@ import click
 
 from nirs_store.cli._group import Group
 from nirs_store.cli._options import (
+    FILE,
     FOR_GOOD,
     confirm,
     dry_run_option,
     given,
-    json_option,
+    json_store_option,
     now_option,
-    store_option,
-    yes_option,
+    plan_options,
 )
 from nirs_store.cli._output import answer, moment, print_fields, print_table, printed_json, short_id
 from nirs_store.cli._workspace import the_end_of_one
@@ -36,13 +36,12 @@ _which_option = click.option(
     "--which",
     type=click.Choice(["latest", "best", "all"]),
     default="latest",
-    show_default=True,
     help="Which evaluation of each model to use.",
 )
 _figure_option = click.option(
-    "--figure", type=click.Path(path_type=Path), help="Also draw a figure to this .png, .pdf, .svg, ... file."
+    "--figure", type=FILE, help="Also draw a figure to this .png, .pdf, .svg, ... file."
 )
-_seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap.")
+_seed_option = click.option("--seed", type=int, default=0, help="Seed of the bootstrap.")
 
 
 @click.group("evaluations", cls=Group)
@@ -56,8 +55,7 @@ def evaluations() -> None:
 @click.option("--status", metavar="STATUS", help="Only of this status.")
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only with this tag; may be repeated.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The newest N.")
-@json_option
-@store_option
+@json_store_option
 def list_evaluations(store: WorkspaceStore, **options: Any) -> None:
     """List evaluations, oldest first."""
     frame = store.evaluations.list(**options)
@@ -67,8 +65,7 @@ def list_evaluations(store: WorkspaceStore, **options: Any) -> None:
 
 @evaluations.command("show")
 @click.argument("evaluation", metavar="ID")
-@json_option
-@store_option
+@json_store_option
 def show(store: WorkspaceStore, evaluation: str) -> None:
     """Show an evaluation with its recorded environment."""
     found = store.evaluations.get(_find(store, evaluation)) or {}
@@ -83,11 +80,10 @@ def show(store: WorkspaceStore, evaluation: str) -> None:
 @click.argument("suite")
 @_metric_option
 @_which_option
-@click.option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True)
+@click.option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.95)
 @_seed_option
 @_figure_option
-@json_option
-@store_option
+@json_store_option
 def leaderboard(
     store: WorkspaceStore, suite: str, metric: str | None, figure: Path | None, **options: Any
 ) -> None:
@@ -104,8 +100,7 @@ def leaderboard(
 @_metric_option
 @_which_option
 @_seed_option
-@json_option
-@store_option
+@json_store_option
 def groups(store: WorkspaceStore, suite: str, by: str, metric: str | None, **options: Any) -> None:
     """Show a metric for each group of episodes or samples."""
     frame = store.evaluations.by_group(suite, by, metric, **options)
@@ -115,18 +110,16 @@ def groups(store: WorkspaceStore, suite: str, by: str, metric: str | None, **opt
 @evaluations.command("compare")
 @click.argument("suite")
 @_metric_option
-@click.option("--test", type=click.Choice(["wilcoxon", "t-test"]), default="wilcoxon", show_default=True)
+@click.option("--test", type=click.Choice(["wilcoxon", "t-test"]), default="wilcoxon")
 @click.option(
     "--correction",
     type=click.Choice(["bh", "by", "holm", "none"]),
     default="bh",
-    show_default=True,
     help="Correction for multiple tests.",
 )
 @click.option("--pair-by", metavar="COLUMN", help="Column that pairs the rows.")
 @_figure_option
-@json_option
-@store_option
+@json_store_option
 def compare(
     store: WorkspaceStore, suite: str, metric: str | None, figure: Path | None, **options: Any
 ) -> None:
@@ -141,8 +134,7 @@ def compare(
 @click.argument("suite")
 @click.argument("objectives", metavar="METRIC METRIC...", nargs=-1, required=True)
 @_figure_option
-@json_option
-@store_option
+@json_store_option
 def pareto(store: WorkspaceStore, suite: str, objectives: tuple[str, ...], figure: Path | None) -> None:
     """Find the Pareto-optimal models; METRIC=lower sets a direction."""
     stated = dict(each.split("=", 1) for each in objectives if "=" in each)
@@ -162,8 +154,7 @@ def pareto(store: WorkspaceStore, suite: str, objectives: tuple[str, ...], figur
 @_metric_option
 @_seed_option
 @_figure_option
-@json_option
-@store_option
+@json_store_option
 def robustness(
     store: WorkspaceStore, suite: str, by: str, metric: str | None, seed: int, figure: Path | None
 ) -> None:
@@ -178,8 +169,7 @@ def robustness(
 @_metric_option
 @click.option("--model", "model_id", metavar="ID", help="Only this model.")
 @_figure_option
-@json_option
-@store_option
+@json_store_option
 def trend(
     store: WorkspaceStore, suite: str, metric: str | None, model_id: str | None, figure: Path | None
 ) -> None:
@@ -201,8 +191,7 @@ def _draw(name: str, found: Any, path: Path | None) -> None:
 @click.option("--suite", metavar="NAME", help="Only this suite.")
 @_metric_option
 @click.option("--history", is_flag=True, help="Every change, oldest first.")
-@json_option
-@store_option
+@json_store_option
 def champions(store: WorkspaceStore, suite: str | None, metric: str | None, history: bool) -> None:
     """List the present champions by rank, or the history of champions."""
     book = store.evaluations
@@ -214,11 +203,10 @@ def champions(store: WorkspaceStore, suite: str | None, metric: str | None, hist
 @evaluations.command("crown")
 @click.argument("evaluation", metavar="ID")
 @_metric_option
-@click.option("--rank", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--rank", type=click.IntRange(1), default=1)
 @click.option("--note", metavar="TEXT", help="Why.")
 @dry_run_option
-@json_option
-@store_option
+@json_store_option
 def crown(
     store: WorkspaceStore, evaluation: str, note: str | None, dry_run: bool, rank: int, metric: str | None
 ) -> None:
@@ -237,10 +225,9 @@ def crown(
 @click.argument("suite")
 @_metric_option
 @click.option("--by", metavar="COLUMN", help="Find the weakest group of this column.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="A .md or .html file.")
+@click.option("--output", "-o", type=FILE, help="A .md or .html file.")
 @_seed_option
-@json_option
-@store_option
+@json_store_option
 def summary(
     store: WorkspaceStore, suite: str, metric: str | None, output: Path | None, **options: Any
 ) -> None:
@@ -256,11 +243,10 @@ def summary(
 
 @evaluations.command("export")
 @click.argument("evaluation", metavar="ID")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--what", type=click.Choice(["episodes", "samples"]), default="episodes", show_default=True)
-@click.option("--format", type=click.Choice(["csv", "json", "both"]), default="both", show_default=True)
-@json_option
-@store_option
+@click.argument("folder", type=FILE)
+@click.option("--what", type=click.Choice(["episodes", "samples"]), default="episodes")
+@click.option("--format", type=click.Choice(["csv", "json", "both"]), default="both")
+@json_store_option
 def export(store: WorkspaceStore, evaluation: str, folder: Path, **options: Any) -> None:
     """Write the episodes or samples of an evaluation as CSV, JSON or both."""
     written = store.evaluations.export(_find(store, evaluation), folder, **options)
@@ -270,10 +256,7 @@ def export(store: WorkspaceStore, evaluation: str, folder: Path, **options: Any)
 @evaluations.command("delete")
 @click.argument("evaluation", metavar="ID")
 @now_option
-@dry_run_option
-@yes_option
-@json_option
-@store_option
+@plan_options
 def delete(store: WorkspaceStore, evaluation: str, now: bool, dry_run: bool) -> None:
     """Delete an evaluation and its champion ranks; the next ranks move up.
 

@@ -11,13 +11,13 @@ import click
 
 from nirs_store.cli._group import Group
 from nirs_store.cli._options import (
+    FILE,
     FOR_GOOD,
     confirm,
-    dry_run_option,
     given,
-    json_option,
+    json_store_option,
+    plan_options,
     store_option,
-    yes_option,
 )
 from nirs_store.cli._output import (
     answer,
@@ -52,8 +52,7 @@ _test_option = click.option("--test", "test_name", metavar="NAME", help="The fil
 @_version_option
 @click.option("--remove", is_flag=True, help="Remove the alias.")
 @_test_option
-@json_option
-@store_option
+@json_store_option
 def alias(
     store: WorkspaceStore,
     name: str,
@@ -91,17 +90,14 @@ def status(store: WorkspaceStore, name: str, status: str, message: str | None, *
     is_flag=True,
     help="Also delete production content, and content that an alias, pin or group refers to.",
 )
-@dry_run_option
-@yes_option
-@json_option
-@store_option
+@plan_options
 def delete(store: WorkspaceStore, name: str, dry_run: bool, **options: Any) -> None:
     """Delete a file with all its versions, or one version. This cannot be undone."""
     _remove(lambda dry: store.files.delete(name, dry_run=dry, **options), "Delete", dry_run)
 
 
 @files.command("cleanup")
-@click.option("--days", type=float, default=30.0, show_default=True, help="Only files older than this.")
+@click.option("--days", type=float, default=30.0, help="Only files older than this.")
 @click.option(
     "--old-tests", type=int, metavar="N", help="Instead, remove all tests except the N most recent."
 )
@@ -109,10 +105,7 @@ def delete(store: WorkspaceStore, name: str, dry_run: bool, **options: Any) -> N
 @click.option(
     "--of-evaluations", is_flag=True, help="Also remove files that only evaluations without a champion name."
 )
-@dry_run_option
-@yes_option
-@json_option
-@store_option
+@plan_options
 def cleanup(store: WorkspaceStore, days: float, old_tests: int | None, dry_run: bool, **options: Any) -> None:
     """Remove old unneeded files, and leftovers of programs that died. This cannot be undone."""
 
@@ -176,8 +169,7 @@ def _filter_options(function: Any) -> Any:
 @click.option("--model-id", metavar="ID", help="Model of the file.")
 @click.option("--run-id", metavar="ID", help="Run of the file.")
 @click.option("--force", is_flag=True, help="Make a new version even over production content.")
-@json_option
-@store_option
+@json_store_option
 def put(store: WorkspaceStore, what: tuple[str, ...], metadata: str | None, **about: Any) -> None:
     """Store a file or folder under a name. Without SOURCE, only its metadata is stored."""
     if len(what) > 2:
@@ -189,7 +181,7 @@ def put(store: WorkspaceStore, what: tuple[str, ...], metadata: str | None, **ab
 
 @files.command("get")
 @click.argument("name")
-@click.argument("output", type=click.Path(path_type=Path), required=False)
+@click.argument("output", type=FILE, required=False)
 @_version_option
 @_test_option
 @store_option
@@ -210,8 +202,7 @@ def get(store: WorkspaceStore, name: str, output: Path | None, **which: Any) -> 
 @_filter_options
 @_all_option
 @_limit_option
-@json_option
-@store_option
+@json_store_option
 def list_files(store: WorkspaceStore, pattern: str | None, **filters: Any) -> None:
     """List files. In PATTERN, * matches any characters: 'ensembl/*.tsv'."""
     _print_files(store.files.list(pattern, **filters))
@@ -223,8 +214,7 @@ def list_files(store: WorkspaceStore, pattern: str | None, **filters: Any) -> No
 @_filter_options
 @_all_option
 @_limit_option
-@json_option
-@store_option
+@json_store_option
 def search(store: WorkspaceStore, words: tuple[str, ...], **filters: Any) -> None:
     """Find files with all WORDS in their names, tags or metadata."""
     _print_files(store.files.search(" ".join(words), **filters))
@@ -234,8 +224,7 @@ def search(store: WorkspaceStore, words: tuple[str, ...], **filters: Any) -> Non
 @click.argument("name")
 @_version_option
 @_test_option
-@json_option
-@store_option
+@json_store_option
 def show(store: WorkspaceStore, name: str, **which: Any) -> None:
     """Show the sizes, hashes, tags, metadata and sources of a file."""
     found = store.files.metadata(name, **which)
@@ -271,8 +260,7 @@ def show(store: WorkspaceStore, name: str, **which: Any) -> None:
 @files.command("versions")
 @click.argument("name")
 @_test_option
-@json_option
-@store_option
+@json_store_option
 def versions(store: WorkspaceStore, name: str, test_name: str | None) -> None:
     """List the versions of a file, newest first."""
     print_rows(
@@ -293,8 +281,7 @@ def versions(store: WorkspaceStore, name: str, test_name: str | None) -> None:
 
 @files.command("summary")
 @click.argument("pattern", required=False)
-@json_option
-@store_option
+@json_store_option
 def summary(store: WorkspaceStore, pattern: str | None) -> None:
     """Count files and bytes by type, status, mode and compression."""
     found = store.files.summary(pattern)
@@ -303,8 +290,7 @@ def summary(store: WorkspaceStore, pattern: str | None) -> None:
 
 @files.command("validate")
 @click.argument("pattern", required=False)
-@json_option
-@store_option
+@json_store_option
 def validate(store: WorkspaceStore, pattern: str | None) -> None:
     """Read every file and compare it with its SHA-256. Exit code 4 if one is damaged."""
     found = store.files.validate(pattern)

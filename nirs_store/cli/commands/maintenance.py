@@ -15,6 +15,8 @@ from nirs_store.cli._options import (
     dry_run_option,
     given,
     json_option,
+    json_store_option,
+    plan_options,
     store_option,
     workspace_option,
     yes_option,
@@ -71,10 +73,7 @@ def check(ctx: click.Context, read_data: bool, workspace: Path) -> None:
 @click.option("--keep-artifacts", is_flag=True, help="Keep the model files for a later gc.")
 @click.option("--force", is_flag=True, help="Also delete models that feed a meta-model of another run.")
 @click.option("--now", is_flag=True, help="Delete permanently, without the trash.")
-@dry_run_option
-@yes_option
-@json_option
-@store_option
+@plan_options
 def delete(
     store: WorkspaceStore, identifier: str, keep_artifacts: bool, force: bool, now: bool, dry_run: bool
 ) -> None:
@@ -129,14 +128,12 @@ def _print_plan(facts: dict[str, Any], keep_artifacts: bool) -> None:
     "--grace",
     type=click.FloatRange(0),
     default=3600.0,
-    show_default=True,
     metavar="SECONDS",
     help="How long to keep saved objects that no chain names, after the end of their session.",
 )
 @click.option("--now", is_flag=True, help="Also empty the trash, whatever its age.")
 @dry_run_option
-@json_option
-@store_option
+@json_store_option
 def gc(store: WorkspaceStore, grace: float, now: bool, dry_run: bool) -> None:
     """Remove model files without references, and expired entries of the trash.
 
@@ -207,8 +204,7 @@ def repair(restore_catalog: bool, dry_run: bool, workspace: Path) -> None:
 
 
 @click.command("vacuum", cls=Command)
-@json_option
-@store_option
+@json_store_option
 def vacuum(store: WorkspaceStore) -> None:
     """Shrink the catalog after deletions.
 
@@ -230,8 +226,7 @@ def trash() -> None:
 
 
 @trash.command("list")
-@json_option
-@store_option
+@json_store_option
 def trash_list(store: WorkspaceStore) -> None:
     """List what was deleted and can be restored, newest first."""
     print_rows(
@@ -253,8 +248,7 @@ def trash_list(store: WorkspaceStore) -> None:
 
 @trash.command("restore")
 @click.argument("identifier", metavar="ID")
-@json_option
-@store_option
+@json_store_option
 def trash_restore(store: WorkspaceStore, identifier: str) -> None:
     """Restore a deleted object by its id, or the last eight characters of it."""
     back = store.trash.restore(identifier)
@@ -266,10 +260,7 @@ def trash_restore(store: WorkspaceStore, identifier: str) -> None:
 @click.option(
     "--older-than", type=click.FloatRange(0), metavar="DAYS", help="Only what was deleted longer ago."
 )
-@dry_run_option
-@yes_option
-@json_option
-@store_option
+@plan_options
 def trash_empty(store: WorkspaceStore, older_than: float | None, dry_run: bool) -> None:
     """Permanently remove deleted objects, with the files that nothing else needs."""
     done = store.trash.empty(older_than, dry_run=True)
@@ -296,7 +287,7 @@ def retention() -> None:
 
 def _rule_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--on", type=click.Choice(_KINDS), default="chain", show_default=True, help="Kind of object."),
+        click.option("--on", type=click.Choice(_KINDS), default="chain", help="Kind of object."),
         click.option("--type", "of_type", metavar="NAME", help="Only of this type."),
         click.option("--mode", type=click.Choice(["production", "test"]), help="Only files of this mode."),
         click.option("--all", "everything", is_flag=True, help="Keep everything."),
@@ -360,8 +351,7 @@ def _policy(options: dict[str, Any]) -> Any:
 
 
 @retention.command("show")
-@json_option
-@store_option
+@json_store_option
 def show(store: WorkspaceStore) -> None:
     """Print the policy of a workspace and its pins."""
     policy, pins = store.retention.policy, store.retention.pins()
@@ -391,8 +381,7 @@ def show(store: WorkspaceStore) -> None:
     help="Apply it automatically at this event or interval.",
 )
 @dry_run_option
-@json_option
-@store_option
+@json_store_option
 def set_policy(
     store: WorkspaceStore, add: bool, automatic: str | None, dry_run: bool, **options: Any
 ) -> None:
@@ -412,10 +401,7 @@ def set_policy(
 @retention.command("run")
 @_rule_options
 @click.option("--now", is_flag=True, help="Delete for good, without the trash.")
-@dry_run_option
-@yes_option
-@json_option
-@store_option
+@plan_options
 def run(store: WorkspaceStore, now: bool, dry_run: bool, **options: Any) -> None:
     """Delete everything the retention policy does not keep: the workspace's policy, or one given here.
 

@@ -11,12 +11,14 @@ import click
 
 from nirs_store.cli._group import Command, Group
 from nirs_store.cli._options import (
+    FILE,
     FOR_GOOD,
     as_options,
     confirm,
     dry_run_option,
     given,
     json_option,
+    json_store_option,
     store_option,
     trust_options,
     workspace_option,
@@ -54,11 +56,11 @@ _PROBE = 20
 
 @bundle.command("export")
 @click.argument("chain", metavar="CHAIN")
-@click.argument("output", type=click.Path(path_type=Path), required=False)
+@click.argument("output", type=FILE, required=False)
 @click.option("--safe", is_flag=True, help="Write no pickles, so that anyone can open the bundle.")
 @click.option(
     "--probe",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help=f"CSV or Parquet file of spectra; the bundle includes the first {_PROBE} and their predictions.",
 )
 @store_option
@@ -78,7 +80,7 @@ def export_bundle(
 
 
 @bundle.command("import")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=FILE)
 @click.option("--name", metavar="TEXT", help="Name of the run [default: after model and target].")
 @trust_options
 @json_option
@@ -98,7 +100,7 @@ def import_bundle(bundle: Path, workspace: Path, **options: Any) -> None:
 
 
 @bundle.command("inspect", short_help="Show what is in a bundle, without loading it.")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=FILE)
 @json_option
 def inspect(bundle: Path) -> None:
     """Show the members, types and card of a bundle, and the trust it needs to open.
@@ -133,7 +135,7 @@ def inspect(bundle: Path) -> None:
 
 
 @bundle.command("verify", short_help="Check a bundle, and that it predicts what it says.")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=FILE)
 @trust_options
 @json_option
 def verify(bundle: Path, allow_pickle: bool, trusted_types: tuple[str, ...]) -> None:
@@ -169,7 +171,7 @@ _SUFFIXES = {
 
 @click.command("export", cls=Command)
 @click.argument("identifier", metavar="ID")
-@click.argument("output", type=click.Path(path_type=Path), required=False)
+@click.argument("output", type=FILE, required=False)
 @click.option(
     "--arrays", is_flag=True, help="With .parquet: include the measured and predicted values as lists."
 )
@@ -216,7 +218,8 @@ def _write(store: WorkspaceStore, found: Found, output: Path, arrays: bool, labe
     return store.export_chain(label, output, format="n4a.py" if name.endswith(".n4a.py") else "n4a")
 
 
-_dataset_option = click.option("--dataset", metavar="NAME", default="", help="Only this data set.")
+_dataset_option = click.option("--dataset", metavar="NAME", help="Only this data set.")
+_pipeline_option = click.option("--pipeline", metavar="ID", help="Only this pipeline.")
 _verbose_option = click.option("--verbose", "-v", is_flag=True, help="Name every file.")
 _GRACE = 3600.0
 
@@ -228,15 +231,14 @@ def artifacts() -> None:
 
 @artifacts.command("list")
 @_dataset_option
-@click.option("--pipeline", metavar="ID", default="", help="Only this pipeline.")
+@_pipeline_option
 @_verbose_option
-@json_option
-@store_option
-def list_artifacts(store: WorkspaceStore, dataset: str, pipeline: str, verbose: bool) -> None:
+@json_store_option
+def list_artifacts(store: WorkspaceStore, dataset: str | None, pipeline: str | None, verbose: bool) -> None:
     """List artifacts by their place: registered ones, and those that chains name."""
     from nirs_store.artifacts.registry import ArtifactRegistry
 
-    records = ArtifactRegistry(store, dataset, whole_id(store, pipeline, "pipeline") or "").records()
+    records = ArtifactRegistry(store, dataset or "", whole_id(store, pipeline, "pipeline") or "").records()
     if printed_json([record.to_dict() for record in records]):
         return
     print_rows(
@@ -258,8 +260,7 @@ def list_artifacts(store: WorkspaceStore, dataset: str, pipeline: str, verbose: 
 
 @artifacts.command("list-orphaned")
 @_verbose_option
-@json_option
-@store_option
+@json_store_option
 def list_orphaned(store: WorkspaceStore, verbose: bool) -> None:
     """List the files without references."""
     plan = store.gc_artifacts(dry_run=True)
@@ -277,8 +278,7 @@ def list_orphaned(store: WorkspaceStore, verbose: bool) -> None:
 @dry_run_option
 @yes_option
 @_verbose_option
-@json_option
-@store_option
+@json_store_option
 def cleanup(store: WorkspaceStore, force: bool, dry_run: bool, verbose: bool) -> None:
     """Remove the files without references. Files with references are kept. This cannot be undone."""
     grace = 0.0 if force else _GRACE
@@ -299,13 +299,12 @@ def cleanup(store: WorkspaceStore, force: bool, dry_run: bool, verbose: bool) ->
 @artifacts.command("stats")
 @_dataset_option
 @_verbose_option
-@json_option
-@store_option
-def stats(store: WorkspaceStore, dataset: str, verbose: bool) -> None:
+@json_store_option
+def stats(store: WorkspaceStore, dataset: str | None, verbose: bool) -> None:
     """Count artifacts, their files, and what deduplication saves."""
     from nirs_store.artifacts.registry import ArtifactRegistry
 
-    found = ArtifactRegistry(store, dataset).get_stats()
+    found = ArtifactRegistry(store, dataset or "").get_stats()
     if printed_json(found):
         return
     fields = {
@@ -323,15 +322,19 @@ def stats(store: WorkspaceStore, dataset: str, verbose: bool) -> None:
 
 @artifacts.command("purge")
 @_dataset_option
-@click.option("--pipeline", metavar="ID", default="", help="Only this pipeline.")
+@_pipeline_option
 @click.option("--force", is_flag=True, help="Also remove artifacts that feed a meta-model elsewhere.")
 @dry_run_option
 @yes_option
 @_verbose_option
-@json_option
-@store_option
+@json_store_option
 def purge(
-    store: WorkspaceStore, dataset: str, pipeline: str, force: bool, dry_run: bool, verbose: bool
+    store: WorkspaceStore,
+    dataset: str | None,
+    pipeline: str | None,
+    force: bool,
+    dry_run: bool,
+    verbose: bool,
 ) -> None:
     """Remove all artifacts and chains of a data set or a pipeline; keep scores and logs.
 
@@ -341,10 +344,10 @@ def purge(
 
     if bool(dataset) == bool(pipeline):
         raise click.UsageError("Name a data set with --dataset, or a pipeline with --pipeline.")
-    registry = ArtifactRegistry(store, dataset)
+    registry = ArtifactRegistry(store, dataset or "")
     pipeline_id = whole_id(store, pipeline, "pipeline")
     ids = [pipeline_id] if pipeline_id else None
-    plan = registry.plan_purge(pipeline_ids=ids, dataset=dataset or None)
+    plan = registry.plan_purge(pipeline_ids=ids, dataset=dataset)
     if not given("json"):
         _print_purge(plan, verbose)
         click.echo(FOR_GOOD)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command
-from nirs_store.cli._options import store_option
+from nirs_store.cli._options import FILE, store_option
 from nirs_store.cli._output import joined_lists, write_made
 from nirs_store.cli._spectra import read_file, reading_options
 from nirs_store.cli._workspace import Found, exports_of, find, ranked
@@ -29,10 +29,10 @@ _FRAMES = (".csv", ".parquet")
 @click.option(
     "--output",
     "-o",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="A .png, .pdf, .svg, ... file; .csv or .parquet for the data of the figure.",
 )
-@click.option("--data", type=click.Path(path_type=Path), help="Spectra, for the figures that need them.")
+@click.option("--data", type=FILE, help="Spectra, for the figures that need them.")
 @click.option(
     "--target",
     metavar="COLUMN",
@@ -40,9 +40,7 @@ _FRAMES = (".csv", ".parquet")
 )
 @click.option("--id", "id_column", metavar="COLUMN", help="With --data: column of the sample names.")
 @click.option("--colour-by", metavar="COLUMN", help="With --data: color the spectra by this column.")
-@click.option(
-    "--dpi", type=click.IntRange(20, 1200), default=160, show_default=True, help="Resolution of a bitmap."
-)
+@click.option("--dpi", type=click.IntRange(20, 1200), default=160, help="Resolution of a bitmap.")
 @reading_options
 @store_option
 def plot(
@@ -173,9 +171,7 @@ def _spectra(
 
 @click.command("report", cls=Command)
 @click.argument("identifier", metavar="RUN|CHAIN|CALIBRATION")
-@click.option(
-    "--output", "-o", type=click.Path(path_type=Path), help="An .html or .pdf file [default: report.html]."
-)
+@click.option("--output", "-o", type=FILE, help="An .html or .pdf file [default: report.html].")
 @store_option
 def report(store: WorkspaceStore, identifier: str, output: Path | None) -> None:
     """Write a run, a chain or a calibration with its figures to one HTML file, which opens without a network.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command
-from nirs_store.cli._options import as_options, offline_option, trust_options, workspace_option
+from nirs_store.cli._options import FILE, as_options, offline_option, trust_options, workspace_option
 from nirs_store.cli._output import joined_lists, print_data, print_json, write_made
 from nirs_store.cli._spectra import read_file, reading_options, stored_name
 from nirs_store.cli._workspace import find, open_store
@@ -26,18 +26,16 @@ if TYPE_CHECKING:
 
 @click.command("predict", cls=Command)
 @click.argument("source", metavar="CHAIN|NAME|BUNDLE")
-@click.argument("spectra", type=click.Path(path_type=Path))
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="A .csv, .parquet or .json file.")
+@click.argument("spectra", type=FILE)
+@click.option("--output", "-o", type=FILE, help="A .csv, .parquet or .json file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of CSV.")
 @click.option(
     "--resample", is_flag=True, help="Interpolate the spectra to the grid of a bundle's calibration."
 )
 @reading_options
 @click.option("--details", is_flag=True, help="Add T2, Q, leverage, GH and NH of every sample.")
-@click.option("--level", type=float, default=0.90, show_default=True, help="Level of the interval.")
-@click.option(
-    "--alpha", type=float, default=0.05, show_default=True, help="Share of normal samples that are flagged."
-)
+@click.option("--level", type=float, default=0.90, help="Level of the interval.")
+@click.option("--alpha", type=float, default=0.05, help="Share of normal samples that are flagged.")
 @click.option(
     "--strict",
     is_flag=True,
@@ -279,11 +277,11 @@ def _report(table: Spectra, predicted: Any, metadata: dict[str, Any]) -> None:
 
 
 @click.command("read", cls=Command)
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print the description as JSON.")
-@click.option("--csv", "output", type=click.Path(path_type=Path), help="Write the spectra to this CSV file.")
+@click.option("--csv", "output", type=FILE, help="Write the spectra to this CSV file.")
 @click.option("--overwrite", is_flag=True, help="Replace the file of --csv or --figure.")
-@click.option("--figure", type=click.Path(path_type=Path), help="Draw the spectra to this file.")
+@click.option("--figure", type=FILE, help="Draw the spectra to this file.")
 @click.option("--colour-by", metavar="COLUMN", help="With --figure: color the spectra by this column.")
 @click.option("--wavelength-unit", metavar="UNIT", help="nm or cm-1, if the file does not state it.")
 @reading_options

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command
-from nirs_store.cli._options import Choice, json_option, store_option
+from nirs_store.cli._options import Choice, json_store_option
 from nirs_store.cli._output import (
     cell_text,
     human_bytes,
@@ -54,8 +54,7 @@ def _chosen(
 @click.command("compare", cls=Command)
 @click.argument("identifiers", metavar="ID ID...", nargs=-1, required=True)
 @click.option("--all", "everything", is_flag=True, help="Also show identical items.")
-@json_option
-@store_option
+@json_store_option
 def compare(store: WorkspaceStore, identifiers: tuple[str, ...], everything: bool) -> None:
     """Compare the configuration, environment and scores of runs or chains in columns.
 
@@ -96,29 +95,21 @@ _FORMATS = ("table", "markdown", "latex", "csv")
 
 
 @click.command("pivot", cls=Command)
-@click.option(
-    "--rows", metavar="COLUMN", default="preprocessings", show_default=True, help="Variable of the rows."
-)
-@click.option(
-    "--columns", metavar="COLUMN", default="model_class", show_default=True, help="Variable of the columns."
-)
+@click.option("--rows", metavar="COLUMN", default="preprocessings", help="Variable of the rows.")
+@click.option("--columns", metavar="COLUMN", default="model_class", help="Variable of the columns.")
 @click.option("--metric", metavar="METRIC", help="Score in the cells [default: depends on the task].")
 @click.option(
     "--aggregate",
     metavar="HOW",
     default="best",
-    show_default=True,
     help="How to combine chains in one cell: best, min, max, mean or median.",
 )
 @_dataset
 @_target
 @_run
 @click.option("--task", "task_type", type=Choice(_TASKS), help="Task, if a workspace has both.")
-@click.option(
-    "--format", "form", type=Choice(_FORMATS), default="table", show_default=True, help="Output format."
-)
-@json_option
-@store_option
+@click.option("--format", "form", type=Choice(_FORMATS), default="table", help="Output format.")
+@json_store_option
 def pivot(
     store: WorkspaceStore,
     dataset_name: str | None,
@@ -167,7 +158,6 @@ def _print_pivot(pivot: Pivot) -> None:
     "--timeout",
     type=click.FloatRange(min=0),
     default=60.0,
-    show_default=True,
     metavar="SECONDS",
     help="Time limit of the query; 0 for no limit.",
 )
@@ -175,12 +165,10 @@ def _print_pivot(pivot: Pivot) -> None:
     "--max-rows",
     type=click.IntRange(min=0),
     default=1_000_000,
-    show_default=True,
     metavar="N",
     help="Refuse a result with more rows; 0 for no limit.",
 )
-@json_option
-@store_option
+@json_store_option
 def sql(
     store: WorkspaceStore,
     query: str,
@@ -218,8 +206,7 @@ def sql(
     type=click.Choice(["day", "week", "month", "year"]),
     help="Also show the growth per period.",
 )
-@json_option
-@store_option
+@json_store_option
 def stats(store: WorkspaceStore, growth: str | None) -> None:
     """Show the contents and size of a workspace, and its largest runs."""
     from nirs_store.maintenance.gc import blob_sizes
@@ -317,9 +304,7 @@ def stats(store: WorkspaceStore, growth: str | None) -> None:
 
 
 @click.command("top", cls=Command)
-@click.option(
-    "-n", "count", type=click.IntRange(1), default=10, show_default=True, help="Maximum number of chains."
-)
+@click.option("-n", "count", type=click.IntRange(1), default=10, help="Maximum number of chains.")
 @click.option(
     "--metric", metavar="METRIC", help="Rank by r2, rpd, sep, f1, ... [default: depends on the task]."
 )
@@ -340,8 +325,7 @@ def stats(store: WorkspaceStore, growth: str | None) -> None:
 @click.option(
     "--name", metavar="TEXT", help="Only chains of runs whose names contain this text, or match a pattern."
 )
-@json_option
-@store_option
+@json_store_option
 def top(
     store: WorkspaceStore,
     count: int,
@@ -447,18 +431,10 @@ def _about(row: dict[str, Any]) -> str:
 
 @click.command("search", cls=Command)
 @click.argument("words", nargs=-1, required=True)
-@click.option(
-    "-n",
-    "count",
-    type=click.IntRange(1),
-    default=20,
-    show_default=True,
-    help="Maximum number of chains per target.",
-)
+@click.option("-n", "count", type=click.IntRange(1), default=20, help="Maximum number of chains per target.")
 @click.option("--metric", metavar="METRIC", help="Rank by r2, rpd, f1, ... [default: the recorded metric].")
 @click.option("--deleted", is_flag=True, help="Search chains in the trash, and those that retention deleted.")
-@json_option
-@store_option
+@json_store_option
 def search(
     store: WorkspaceStore, words: tuple[str, ...], count: int, metric: str | None, deleted: bool
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command
-from nirs_store.cli._options import Choice, json_option, store_option
+from nirs_store.cli._options import Choice, json_store_option, store_option
 from nirs_store.cli._output import (
     fitting,
     human_bytes,
@@ -36,8 +36,7 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 @click.command("logs", cls=Command)
 @click.argument("identifier", metavar="ID")
 @click.option("--level", type=Choice(_LEVELS), help="Only entries of this level.")
-@json_option
-@store_option
+@json_store_option
 def logs(store: WorkspaceStore, identifier: str, level: str | None) -> None:
     """Show the log of a pipeline, or a summary over the pipelines of a run.
 
@@ -130,11 +129,8 @@ _JSON = ("config", "datasets", "summary", "environment")
     metavar="TEXT",
     help="Only runs whose names contain this text, or match a pattern such as 'corn*'.",
 )
-@click.option(
-    "--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="Maximum number of rows."
-)
-@json_option
-@store_option
+@click.option("--limit", "-n", type=click.IntRange(1), default=20, help="Maximum number of rows.")
+@json_store_option
 def runs(
     store: WorkspaceStore, dataset: str | None, tags: tuple[str, ...], status: str | None, **options: Any
 ) -> None:
@@ -182,8 +178,7 @@ def _names_of_datasets(run: dict[str, Any]) -> str:
 
 @click.command("show", cls=Command)
 @click.argument("identifier", metavar="ID")
-@json_option
-@store_option
+@json_store_option
 def show(store: WorkspaceStore, identifier: str) -> None:
     """Show the run, pipeline, chain, prediction or artifact with an id.
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command, Group
-from nirs_store.cli._options import Choice, confirm, dry_run_option, json_option, store_option, yes_option
+from nirs_store.cli._options import (
+    FILE,
+    Choice,
+    confirm,
+    dry_run_option,
+    json_store_option,
+    store_option,
+    yes_option,
+)
 from nirs_store.cli._output import answer, cell_text, print_table, printed_json
 from nirs_store.cli._spectra import read_file
 from nirs_store.display import counted
@@ -43,8 +51,7 @@ def measurements() -> None:
 @_since
 @_until
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the newest N.")
-@json_option
-@store_option
+@json_store_option
 def list_measurements(store: WorkspaceStore, calibration: str | None, **options: Any) -> None:
     """List measurements, oldest first: all, or those of CALIBRATION."""
     _print(
@@ -77,7 +84,7 @@ def references() -> None:
 
 
 @references.command("add")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FILE)
 @click.option(
     "--sample-column",
     "sample_id",
@@ -96,7 +103,6 @@ def references() -> None:
     "--existing",
     type=Choice(("refuse", "skip", "add")),
     default="refuse",
-    show_default=True,
     help="What to do with rows that are already stored, unchanged.",
 )
 @store_option
@@ -128,8 +134,7 @@ def correct_reference(store: WorkspaceStore, reference_id: str, value: float | N
 @click.option("--sample", metavar="ID", help="Only this sample.")
 @click.option("--target", metavar="NAME", help="Only this target.")
 @click.option("--history", is_flag=True, help="Include values that were corrected or withdrawn.")
-@json_option
-@store_option
+@json_store_option
 def list_references(store: WorkspaceStore, sample: str | None, target: str | None, history: bool) -> None:
     """List values in the order in which they were added."""
     frame = store.references.list(sample, target=target, history=history)
@@ -152,14 +157,12 @@ def list_references(store: WorkspaceStore, sample: str | None, target: str | Non
     "--repeats",
     type=Choice(("mean", "last", "each")),
     default="mean",
-    show_default=True,
     help="How repeated measurements of a sample count.",
 )
 @click.option("--skip-flagged", is_flag=True, help="Leave flagged measurements out of bias, SEP and chart.")
-@click.option("--alpha", type=float, default=0.05, show_default=True, help="Level of each test.")
+@click.option("--alpha", type=float, default=0.05, help="Level of each test.")
 @click.option("--strict", is_flag=True, help="End with exit code 11 if bias, SEP or slope is significant.")
-@json_option
-@store_option
+@json_store_option
 def monitor(
     store: WorkspaceStore, calibration: str, skip_flagged: bool, strict: bool, **options: Any
 ) -> None:
@@ -194,13 +197,7 @@ def _print_monitoring(found: Monitoring) -> None:
 
 @click.command("correct", cls=Command)
 @click.argument("calibration")
-@click.option(
-    "--kind",
-    type=Choice(("auto", "bias", "slope_bias")),
-    default="auto",
-    show_default=True,
-    help="What to correct.",
-)
+@click.option("--kind", type=Choice(("auto", "bias", "slope_bias")), default="auto", help="What to correct.")
 @_since
 @_until
 @click.option("--instrument", metavar="NAME", help="Only measurements of this instrument.")
@@ -213,8 +210,7 @@ def _print_monitoring(found: Monitoring) -> None:
     "--force", is_flag=True, help="Correct even without significance, and with as few as 3 samples."
 )
 @click.option("--retire", is_flag=True, help="Stop applying the current correction.")
-@json_option
-@store_option
+@json_store_option
 def correct(
     store: WorkspaceStore, calibration: str, skip_flagged: bool, retire: bool, **options: Any
 ) -> None:
@@ -239,8 +235,7 @@ def correct(
     "--groups", metavar="COLUMN", help="Column of the new samples, and of --old, that names their groups."
 )
 @click.option("--note", metavar="TEXT", help="Free text, kept with the new version.")
-@json_option
-@store_option
+@json_store_option
 def update(
     store: WorkspaceStore,
     calibration: str,

@@ -14,6 +14,7 @@ import click
 from nirs_store.addresses import is_shared
 from nirs_store.cli._group import Command, Group
 from nirs_store.cli._options import (
+    FILE,
     WorkspacePlace,
     confirm,
     dry_run_option,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @click.command("share", cls=Command)
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=FILE)
 @click.argument("address")
 @click.option(
     "--blobs", metavar="PLACE", help="Place of the blobs: s3://bucket/prefix, gs://, az:// or file:///folder."
@@ -62,7 +63,7 @@ def share(folder: Path, address: str, blobs: str | None, dry_run: bool) -> None:
 
 @click.command("clone", cls=Command)
 @click.argument("address")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=FILE)
 @dry_run_option
 @json_option
 def clone(address: str, folder: Path, dry_run: bool) -> None:
@@ -75,7 +76,7 @@ def clone(address: str, folder: Path, dry_run: bool) -> None:
 
 
 @click.command("push", cls=Command)
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=FILE)
 @click.argument("address")
 @dry_run_option
 @json_option
@@ -256,9 +257,7 @@ def init(directory: Path, blobs: str | None) -> None:
 
 
 @click.command("demo", cls=Command)
-@click.argument(
-    "directory", type=click.Path(path_type=Path), default=Path("nirs-store-demo"), metavar="[DIR]"
-)
+@click.argument("directory", type=FILE, default=Path("nirs-store-demo"), metavar="[DIR]")
 @click.option("--ui", "show", is_flag=True, help="Show the result in the browser.")
 def demo(directory: Path, show: bool) -> None:
     """Cross-validate real meat spectra and show every feature once, in less than a minute.
@@ -282,7 +281,6 @@ def demo(directory: Path, show: bool) -> None:
 @click.option(
     "--host",
     default="127.0.0.1",
-    show_default=True,
     metavar="ADDRESS",
     help="Address to listen on; other machines then need a token.",
 )
@@ -291,9 +289,7 @@ def demo(directory: Path, show: bool) -> None:
     "--allow-changes", is_flag=True, help="Let the page change the workspace: tags, deletions, retention."
 )
 @click.option("--no-browser", is_flag=True, help="Print the address without opening a browser.")
-@click.option(
-    "--export", "folder", type=click.Path(path_type=Path), help="Write the pages to a new folder instead."
-)
+@click.option("--export", "folder", type=FILE, help="Write the pages to a new folder instead.")
 @workspace_option
 @offline_option
 def ui(allow_changes: bool, no_browser: bool, folder: Path | None, workspace: Path, **options: Any) -> None:
@@ -366,7 +362,7 @@ def show_template(template: str, workspace: Path) -> None:
 @click.argument("source", metavar="PIPELINE|CHAIN|FILE")
 @click.argument("name", required=False)
 @click.option("--category", metavar="NAME", default=None, help="Category [default: general].")
-@click.option("--description", default="", help="One-line description.")
+@click.option("--description", help="One-line description.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag (repeatable).")
 @click.option("--overwrite", is_flag=True, help="Replace a template with this name.")
 @workspace_option
@@ -402,15 +398,13 @@ def save_template(
 
 @library.command("run")
 @click.argument("template", metavar="TEMPLATE")
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="File or folder of spectra.")
+@click.option("--data", type=FILE, required=True, help="File or folder of spectra.")
 @click.option("--target", required=True, metavar="COLUMN", help="The column to predict.")
 @click.option("--unit", default=None, metavar="UNIT", help="Unit of the target, for tables and figures.")
 @click.option("--wavelength-unit", metavar="UNIT", help="nm or cm-1 [default: as the file says].")
 @click.option("--groups", default=None, metavar="COLUMN", help="Samples that must stay in one fold.")
 @click.option("--name", default=None, metavar="NAME", help="Name of the run.")
-@click.option(
-    "--jobs", "-j", type=int, default=1, show_default=True, help="Worker processes; -1 for all cores."
-)
+@click.option("--jobs", "-j", type=int, default=1, help="Worker processes; -1 for all cores.")
 @click.option(
     "--allow",
     "packages",

@@ -132,7 +132,7 @@ def ranked(
     frames = []
     for each in [task_type] if task_type or metric else TASKS:
         for about, unit in kinds:
-            apart = {} if len(kinds) == 1 else {"target_unit": unit or ""}
+            apart: dict[str, Any] = {} if len(kinds) == 1 else {"target_unit": unit or ""}
             frame = store.top_chains(
                 n,
                 metric,

@@ -44,7 +44,7 @@ def log(
     """List entries, newest first."""
     kind, identifier = _about(store, thing or "")
     success = False if failed else None
-    about = {"object_kind": kind, "object_id": identifier, "newest_first": True}
+    about: dict[str, Any] = {"object_kind": kind, "object_id": identifier, "newest_first": True}
     _print(store.audit.query(operations or None, success, **about, **options))
 
 

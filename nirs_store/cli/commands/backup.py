@@ -69,9 +69,10 @@ def archive(
     PATH ends with .tar.gz, .tar.zst or .zip. 'nirs-store restore' restores it into another workspace.
     """
     with open_store(workspace) as store, progress("Archiving") as show:
-        chosen: dict[str, Any] = {name: value or None for name, value in options.items()}
+        chosen: dict[str, Any] = {"dry_run": dry_run}
+        chosen |= {name: value or None for name, value in options.items()}
         chosen["runs"] = [find(store, text, ["run"]).identifier for text in runs] or None
-        made = store.archive(path, overwrite=overwrite, dry_run=dry_run, progress=show, **chosen)
+        made: Any = store.archive(path, overwrite=overwrite, progress=show, **chosen)
     if printed_json({**made.to_dict(), "dry_run": dry_run}):
         return
     _print_contents(made)

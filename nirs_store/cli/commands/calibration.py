@@ -70,7 +70,7 @@ def _print_choice(choice: ComponentChoice) -> None:
         f"{what or 'target'}, {choice.preprocessings or 'no preprocessing'}: {choice.components} by {choice.rule}"
     )
     table = choice.table
-    columns = {
+    columns: dict[str, list[Any]] = {
         "LV": [str(n) for n in table["components"]],
         "RMSECV": numbers(table["rmsecv"].to_list()),
         "SE": numbers(table["se"].to_list()),

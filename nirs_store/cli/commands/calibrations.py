@@ -188,14 +188,17 @@ def _print_version(facts: dict[str, Any]) -> None:
     print_fields({name: cell_text(value) for name, value in labelled(facts["figures"]).items()})
     if facts["signatures"]:
         click.echo()
-        columns = {
-            "meaning": "meaning",
-            "signer": "signer",
-            "when": lambda each: _time(each["signed_at"]),
-            "key": "key_id",
-            "note": "note",
-        }
-        print_rows(facts["signatures"], columns, flexible=["note"])
+        print_rows(
+            facts["signatures"],
+            {
+                "meaning": "meaning",
+                "signer": "signer",
+                "when": lambda each: _time(each["signed_at"]),
+                "key": "key_id",
+                "note": "note",
+            },
+            flexible=["note"],
+        )
         click.echo(f"Check them with: nirs-store calibrations verify {quote(printable(facts['label']))}")
 
 

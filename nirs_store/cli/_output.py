@@ -255,16 +255,6 @@ def numbers(values: Sequence[Any], decimals: int = 3) -> list[str | None]:
     return [number(value, places) for value in values]
 
 
-def human_bytes(count: int) -> str:
-    """Return a size that can be read: ``1.4 MB`` (powers of 1000, as file managers do)."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
 def moment(when: Any) -> str | None:
     """Return a moment in UTC to the second: ``2026-03-01 12:00:00Z``."""
     if when is None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from nirs_store.cli import _output
-from nirs_store.cli._output import human_bytes, moment, number, print_fields, print_json, print_table
+from nirs_store.cli._output import moment, number, print_fields, print_json, print_table
+from nirs_store.display import byte_text
 
 
 def test_columns_are_aligned_and_numbers_stand_to_the_right(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +84,7 @@ def test_fields_without_a_value_are_left_out(capsys: pytest.CaptureFixture[str])
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (12_345_678, "12.3 MB"), (5 * 10**12, "5.0 TB")],
 )
 def test_sizes_can_be_read(count: int, text: str) -> None:
-    assert human_bytes(count) == text
+    assert byte_text(count) == text
 
 
 def test_moments_are_shown_in_utc() -> None:

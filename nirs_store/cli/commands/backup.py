@@ -28,7 +28,6 @@ from nirs_store.cli._options import (
 )
 from nirs_store.cli._output import (
     answer,
-    human_bytes,
     moment,
     print_counts,
     print_rows,
@@ -37,6 +36,7 @@ from nirs_store.cli._output import (
     progress,
 )
 from nirs_store.cli._workspace import find, open_store
+from nirs_store.display import byte_text
 
 if TYPE_CHECKING:
     from nirs_store.migration.report import MigrationReport
@@ -77,12 +77,12 @@ def archive(
         return
     _print_contents(made)
     click.echo(
-        "Nothing was written (dry run)." if dry_run else f"Wrote {made.path} ({human_bytes(made.size)})."
+        "Nothing was written (dry run)." if dry_run else f"Wrote {made.path} ({byte_text(made.size)})."
     )
 
 
 def _print_contents(archived: Any) -> None:
-    print_counts({**archived.rows, f"blobs ({human_bytes(archived.blob_bytes)})": archived.blobs})
+    print_counts({**archived.rows, f"blobs ({byte_text(archived.blob_bytes)})": archived.blobs})
 
 
 _target = click.argument("target", type=FILE)
@@ -108,7 +108,7 @@ def create(
     """Make a backup and verify it. Other processes can keep recording; only new blobs are copied."""
     if dry_run:
         plan = store.backups.plan(target, if_older_than=if_older_than)
-        size = human_bytes(plan.new_bytes)
+        size = byte_text(plan.new_bytes)
         words = f"{plan.new_blobs} new blobs ({size}) and the catalog" if plan.due else "Not due yet."
         answer({**plan.to_dict(), "dry_run": True}, f"{words}\nNothing was written (dry run).")
         return
@@ -121,8 +121,8 @@ def create(
     else:
         answer(
             made.to_dict(),
-            f"Backup {made.backup_id}: {made.n_blobs} blobs, {human_bytes(made.size_bytes)}; "
-            f"{made.new_blobs} of them new ({human_bytes(made.new_bytes)}).",
+            f"Backup {made.backup_id}: {made.n_blobs} blobs, {byte_text(made.size_bytes)}; "
+            f"{made.new_blobs} of them new ({byte_text(made.new_bytes)}).",
         )
 
 
@@ -136,7 +136,7 @@ def list_backups(store: WorkspaceStore, target: Path | None) -> None:
         {
             "backup": "backup_id",
             "made": lambda r: moment(r["created_at"]),
-            "size": lambda r: human_bytes(r["size_bytes"]),
+            "size": lambda r: byte_text(r["size_bytes"]),
             "blobs": "n_blobs",
             "folder": "path",
         },
@@ -157,7 +157,7 @@ def verify(target: Path, backup_id: str | None) -> None:
     with progress("Verifying") as show:
         found = verify_backup(target, backup_id, progress=show)
     n, size = len(found.files), found.size_bytes
-    words = f"Backup {found.backup_id} is whole: {n} files, {human_bytes(size)}."
+    words = f"Backup {found.backup_id} is whole: {n} files, {byte_text(size)}."
     answer({"backup_id": found.backup_id, "files": n, "bytes": size}, words)
 
 
@@ -173,7 +173,7 @@ def prune(
     plan = store.backups.prune(target, keep_last=keep_last, max_age=max_age, dry_run=True)
     if not given("json"):
         click.echo(
-            f"{len(plan.remove)} backups to remove ({human_bytes(plan.bytes)}), {len(plan.keep)} to keep"
+            f"{len(plan.remove)} backups to remove ({byte_text(plan.bytes)}), {len(plan.keep)} to keep"
         )
         for backup_id in plan.remove:
             click.echo(f"  {backup_id}")
@@ -269,7 +269,7 @@ def _backup(source: Path, folder: Path | None, backup_id: str | None, dry_run: b
     with progress("Verifying" if dry_run else "Restoring") as show:
         told = restore_backup(source, folder, backup_id, dry_run=dry_run, progress=show).to_dict()
     words = "It is whole; nothing was restored (dry run)." if dry_run else f"Restored to {folder}."
-    size = human_bytes(int(str(told["bytes"])))
+    size = byte_text(int(str(told["bytes"])))
     answer(
         {**told, "folder": str(folder), "dry_run": dry_run},
         f"Backup {told['backup_id']}: {told['files']} files, {size}.\n{words}",

@@ -20,7 +20,6 @@ from nirs_store.cli._options import (
 )
 from nirs_store.cli._output import (
     answer,
-    human_bytes,
     moment,
     print_fields,
     print_rows,
@@ -29,6 +28,7 @@ from nirs_store.cli._output import (
     short_id,
 )
 from nirs_store.cli._spectra import read_file, reading_options
+from nirs_store.display import byte_text
 from nirs_store.errors import quoted
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def add(
     )
     about = dict(each.split("=", 1) for each in units)
     made = store.datasets.add(name, spectra, units=about, note=note, other_grid=other_grid)
-    stored = f"Stored {made.reference}: {made.n_samples:,} samples, {human_bytes(made.size_bytes)} new."
+    stored = f"Stored {made.reference}: {made.n_samples:,} samples, {byte_text(made.size_bytes)} new."
     there = f"{made.reference} holds the same already; nothing was stored."
     answer({**made.to_dict(), "added": made.added}, stored if made.added else there)
 
@@ -251,7 +251,7 @@ def _print_version(found: DatasetVersion) -> None:
             "columns": ", ".join(found.labels) or None,
             "instrument": ", ".join(f"{k}: {v}" for k, v in found.instrument.items()) or None,
             "chosen from": " ".join(str(chosen[k]) for k in ("of", "where") if chosen.get(k)) or None,
-            "brought": human_bytes(found.size_bytes),
+            "brought": byte_text(found.size_bytes),
             "note": found.note,
             "stored": moment(found.created_at),
             "id": found.dataset_version_id,
@@ -269,7 +269,7 @@ def _print_versions(frame: pl.DataFrame) -> None:
             "samples": lambda row: f"{row['samples']:,}",
             "channels": lambda row: f"{row['channels']:,}",
             "columns": lambda row: ", ".join(row["labels"]),
-            "new": lambda row: human_bytes(row["bytes"]),
+            "new": lambda row: byte_text(row["bytes"]),
             "note": "note",
             "stored": lambda row: moment(row["created_at"]),
         },

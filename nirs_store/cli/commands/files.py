@@ -21,13 +21,13 @@ from nirs_store.cli._options import (
 )
 from nirs_store.cli._output import (
     answer,
-    human_bytes,
     moment,
     print_aliases,
     print_fields,
     print_rows,
     printed_json,
 )
+from nirs_store.display import byte_text
 from nirs_store.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def show(store: WorkspaceStore, name: str, **which: Any) -> None:
     found = store.files.metadata(name, **which)
     if printed_json(found):
         return
-    sizes = f"{human_bytes(found['size_bytes'])}, stored {human_bytes(found['stored_bytes'])}"
+    sizes = f"{byte_text(found['size_bytes'])}, stored {byte_text(found['stored_bytes'])}"
     print_fields(
         {
             "name": found["name"],
@@ -270,7 +270,7 @@ def versions(store: WorkspaceStore, name: str, test_name: str | None) -> None:
             "aliases": lambda row: ", ".join(row["aliases"]),
             "status": "status",
             "mode": "mode",
-            "size": lambda row: human_bytes(row["size_bytes"]),
+            "size": lambda row: byte_text(row["size_bytes"]),
             "SHA-256": lambda row: (row["content_hash"] or "-")[:12],
             "stored": lambda row: moment(row["created_at"]),
         },
@@ -325,7 +325,7 @@ def _print_files(frame: pl.DataFrame) -> None:
             "type": "type",
             "status": "status",
             "mode": "mode",
-            "size": lambda row: human_bytes(row["size_bytes"]),
+            "size": lambda row: byte_text(row["size_bytes"]),
             "tags": lambda row: ", ".join(row["tags"]),
             "stored": lambda row: moment(row["created_at"]),
         },

@@ -23,7 +23,6 @@ from nirs_store.cli._options import (
 )
 from nirs_store.cli._output import (
     answer,
-    human_bytes,
     moment,
     print_counts,
     print_rows,
@@ -33,7 +32,7 @@ from nirs_store.cli._output import (
 )
 from nirs_store.cli._workspace import find, shared_settings
 from nirs_store.cli._workspace import thing as find_thing
-from nirs_store.display import printable
+from nirs_store.display import byte_text, printable
 
 if TYPE_CHECKING:
     from nirs_store.store import WorkspaceStore
@@ -120,7 +119,7 @@ def _print_plan(facts: dict[str, Any], keep_artifacts: bool) -> None:
     for model, source in facts["needed_by"]:
         click.echo(f"  meta-model {model} is fed by {source}; --force deletes it anyway")
     what = "unreferenced, left for a gc" if keep_artifacts else f"files that only this {kind} uses"
-    print_counts({f"models, {what} ({human_bytes(facts['artifact_bytes'])})": len(facts["artifacts"])})
+    print_counts({f"models, {what} ({byte_text(facts['artifact_bytes'])})": len(facts["artifacts"])})
 
 
 @click.command("gc", cls=Command)
@@ -146,12 +145,12 @@ def gc(store: WorkspaceStore, grace: float, now: bool, dry_run: bool) -> None:
         plan, removed = done.plan, done.files
     if printed_json({**plan.to_dict(), "dry_run": dry_run, "removed_files": removed}):
         return
-    click.echo(f"{len(plan.files)} files that nothing refers to ({human_bytes(plan.bytes)})")
+    click.echo(f"{len(plan.files)} files that nothing refers to ({byte_text(plan.bytes)})")
     for path in plan.files:
         click.echo(f"  {path}")
     if plan.unused_arrays:
         click.echo(
-            f"{plan.unused_arrays} arrays that nothing refers to ({human_bytes(plan.unused_array_bytes)})"
+            f"{plan.unused_arrays} arrays that nothing refers to ({byte_text(plan.unused_array_bytes)})"
         )
     if plan.trash:
         click.echo(f"{len(plan.trash)} deletions that can no longer be undone then")
@@ -216,7 +215,7 @@ def vacuum(store: WorkspaceStore) -> None:
     before = catalog.stat().st_size
     store.vacuum()
     after = catalog.stat().st_size
-    words = f"store.duckdb: {human_bytes(before)} before, {human_bytes(after)} after."
+    words = f"store.duckdb: {byte_text(before)} before, {byte_text(after)} after."
     answer({"before_bytes": before, "after_bytes": after}, words)
 
 
@@ -236,7 +235,7 @@ def trash_list(store: WorkspaceStore) -> None:
             "what": "kind",
             "name": "name",
             "rows": "rows",
-            "size": lambda row: human_bytes(row["size_bytes"]),
+            "size": lambda row: byte_text(row["size_bytes"]),
             "until": lambda row: moment(row["until"]),
             "id": lambda row: short_id(row["object_id"]),
         },
@@ -272,7 +271,7 @@ def trash_empty(store: WorkspaceStore, older_than: float | None, dry_run: bool) 
         if not confirm("Remove them for good?"):
             return
         done = store.trash.empty(older_than)
-    words = f"Removed {len(done.entries)} deletions, {done.files} files ({human_bytes(done.bytes)})."
+    words = f"Removed {len(done.entries)} deletions, {done.files} files ({byte_text(done.bytes)})."
     facts = {"entries": done.entries, "files": done.files, "bytes": done.bytes, "dry_run": dry_run}
     answer(facts, "Nothing was removed (dry run)." if dry_run else words)
 

@@ -26,7 +26,6 @@ from nirs_store.cli._options import (
 )
 from nirs_store.cli._output import (
     answer,
-    human_bytes,
     print_counts,
     print_fields,
     print_rows,
@@ -35,6 +34,7 @@ from nirs_store.cli._output import (
 )
 from nirs_store.cli._spectra import read_file
 from nirs_store.cli._workspace import Found, exports_of, find, named_chain, open_store, whole_id
+from nirs_store.display import byte_text
 from nirs_store.errors import UnknownFormat
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def inspect(bundle: Path) -> None:
     )
     click.echo()
     print_table(
-        ["member", "size"], [[name, human_bytes(size)] for name, size in found.members], numeric=["size"]
+        ["member", "size"], [[name, byte_text(size)] for name, size in found.members], numeric=["size"]
     )
     if found.card is not None:
         click.echo(f"\n{found.card.rstrip()}")
@@ -250,7 +250,7 @@ def list_artifacts(store: WorkspaceStore, dataset: str | None, pipeline: str | N
             "fold": lambda record: record.get_fold_str(),
             "type": lambda record: record.artifact_type,
             "class": lambda record: record.class_name.rpartition(".")[2],
-            "size": lambda record: human_bytes(record.size_bytes),
+            "size": lambda record: byte_text(record.size_bytes),
         },
         empty="No artifacts.",
         numeric=["size"],
@@ -268,7 +268,7 @@ def list_orphaned(store: WorkspaceStore, verbose: bool) -> None:
         {"files": list(plan.files), "bytes": plan.bytes, "unknown_files": list(plan.unknown_files)}
     ):
         return
-    click.echo(f"{len(plan.files)} files that nothing holds ({human_bytes(plan.bytes)})")
+    click.echo(f"{len(plan.files)} files that nothing holds ({byte_text(plan.bytes)})")
     for artifact in plan.artifacts:
         click.echo(f"  {artifact.artifact_path}" + (f"  {artifact.artifact_type}" if verbose else ""))
 
@@ -284,7 +284,7 @@ def cleanup(store: WorkspaceStore, force: bool, dry_run: bool, verbose: bool) ->
     grace = 0.0 if force else _GRACE
     files, size = store.artifacts.delete_orphaned_artifacts(grace_seconds=grace)
     if not given("json"):
-        click.echo(f"{len(files)} files that nothing holds ({human_bytes(size)})")
+        click.echo(f"{len(files)} files that nothing holds ({byte_text(size)})")
         for path in files if verbose or dry_run else ():
             click.echo(f"  {path}")
         if files:
@@ -309,10 +309,10 @@ def stats(store: WorkspaceStore, dataset: str | None, verbose: bool) -> None:
         return
     fields = {
         "artifacts": str(found["total_artifacts"]),
-        "files": f"{found['unique_files']} ({human_bytes(found['total_size_bytes'])})",
+        "files": f"{found['unique_files']} ({byte_text(found['total_size_bytes'])})",
         "shared": f"{found['deduplication_ratio']:.0%} of the artifacts needed no file of their own",
-        "orphaned": f"{found['orphaned_count']} ({human_bytes(found['orphaned_size_bytes'])})",
-        "on disk": f"{found['disk_file_count']} files ({human_bytes(found['disk_usage_bytes'])})",
+        "orphaned": f"{found['orphaned_count']} ({byte_text(found['orphaned_size_bytes'])})",
+        "on disk": f"{found['disk_file_count']} files ({byte_text(found['disk_usage_bytes'])})",
         "folder": found["binaries_path"],
     }
     if verbose:
@@ -365,7 +365,7 @@ def _print_purge(plan: PurgePlan, verbose: bool) -> None:
         {
             "pipelines lose their artifacts; scores and logs stay": len(plan.pipelines),
             f"chains, {plan.records} records": plan.chains,
-            f"files that only they hold ({human_bytes(plan.bytes)})": len(plan.artifacts),
+            f"files that only they hold ({byte_text(plan.bytes)})": len(plan.artifacts),
             "files that something else holds too: they stay": plan.shared,
         }
     )

@@ -14,7 +14,6 @@ from nirs_store.cli._group import Command
 from nirs_store.cli._options import Choice, json_store_option
 from nirs_store.cli._output import (
     cell_text,
-    human_bytes,
     numbers,
     print_columns,
     print_csv,
@@ -27,7 +26,7 @@ from nirs_store.cli._output import (
     short_id,
 )
 from nirs_store.cli._workspace import Found, find, ranked, say_unknown, whole_id
-from nirs_store.display import printable, with_unit
+from nirs_store.display import byte_text, printable, with_unit
 
 if TYPE_CHECKING:
     import polars as pl
@@ -258,12 +257,12 @@ def stats(store: WorkspaceStore, growth: str | None) -> None:
             "chains": facts["chains"],
             "predictions": predictions.height,
             "data": ", ".join(facts["datasets"]),
-            "models": f"{len(blobs)} files, {human_bytes(sum(blobs))}",
-            "unreferenced": f"{len(plan.files)} files, {human_bytes(plan.bytes)}",
+            "models": f"{len(blobs)} files, {byte_text(sum(blobs))}",
+            "unreferenced": f"{len(plan.files)} files, {byte_text(plan.bytes)}",
             "unknown": f"{len(plan.unknown_files)} files" if plan.unknown_files else None,
-            "catalog": human_bytes(facts["catalog_bytes"]),
-            "journal": human_bytes(facts["journal_bytes"]),
-            "saved": f"{human_bytes(report.saved_bytes)} by storing nothing twice",
+            "catalog": byte_text(facts["catalog_bytes"]),
+            "journal": byte_text(facts["journal_bytes"]),
+            "saved": f"{byte_text(report.saved_bytes)} by storing nothing twice",
             "files": f"{statistics.counts['files']}, {statistics.compression:.0%} saved by compression"
             if statistics.counts["files"]
             else None,
@@ -276,8 +275,8 @@ def stats(store: WorkspaceStore, growth: str | None) -> None:
         {
             "kind": lambda k: k.kind,
             "stored": lambda k: k.stored,
-            "size": lambda k: human_bytes(k.bytes),
-            "saved": lambda k: human_bytes(k.saved_bytes),
+            "size": lambda k: byte_text(k.bytes),
+            "saved": lambda k: byte_text(k.saved_bytes),
         },
         numeric=["stored", "size", "saved"],
     )
@@ -288,8 +287,8 @@ def stats(store: WorkspaceStore, growth: str | None) -> None:
             {
                 "run": lambda r: short_id(r.run_id),
                 "name": lambda r: r.name,
-                "size": lambda r: human_bytes(r.bytes),
-                "only here": lambda r: human_bytes(r.own_bytes),
+                "size": lambda r: byte_text(r.bytes),
+                "only here": lambda r: byte_text(r.own_bytes),
             },
             numeric=["size", "only here"],
             flexible=["name"],

@@ -13,7 +13,6 @@ from nirs_store.cli._group import Command
 from nirs_store.cli._options import Choice, json_store_option, store_option
 from nirs_store.cli._output import (
     fitting,
-    human_bytes,
     moment,
     number,
     print_fields,
@@ -22,7 +21,7 @@ from nirs_store.cli._output import (
     short_id,
 )
 from nirs_store.cli._workspace import ask, find, say_unknown
-from nirs_store.display import with_unit
+from nirs_store.display import byte_text, with_unit
 
 if TYPE_CHECKING:
     import polars as pl
@@ -351,7 +350,7 @@ def _show_artifact(store: WorkspaceStore, row: dict[str, Any]) -> None:
             "operator": row["operator_class"],
             "type": row["artifact_type"],
             "format": row["format"],
-            "size": human_bytes(row["size_bytes"]),
+            "size": byte_text(row["size_bytes"]),
             "references": row["ref_count"],
             "recorded": moment(row["created_at"]),
         }

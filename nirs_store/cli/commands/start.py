@@ -24,10 +24,10 @@ from nirs_store.cli._options import (
     workspace_option,
     yes_option,
 )
-from nirs_store.cli._output import answer, human_bytes, moment, print_json, print_rows, printed_json, progress
+from nirs_store.cli._output import answer, moment, print_json, print_rows, printed_json, progress
 from nirs_store.cli._spectra import read_file, reading_options
 from nirs_store.cli._workspace import find, open_store, shared_settings
-from nirs_store.display import printable
+from nirs_store.display import byte_text, printable
 from nirs_store.errors import InvalidInput, NirsStoreError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def share(folder: Path, address: str, blobs: str | None, dry_run: bool) -> None:
     place = parse(address, blobs=blobs)
     if not dry_run:
         plan = moving.share(folder, place, dry_run=True)
-        words = f"{plan.rows:,} rows and {plan.blobs:,} blobs ({human_bytes(plan.bytes)})"
+        words = f"{plan.rows:,} rows and {plan.blobs:,} blobs ({byte_text(plan.bytes)})"
         if not confirm(f"Copy {words} to {place}, and make the folder read-only?"):
             return
     with progress("Copying blobs") as show:
@@ -102,7 +102,7 @@ def _say(moved: Any) -> None:
     words = "Would copy" if moved.dry_run else "Copied"
     answer(
         moved,
-        f"{words} {moved.rows:,} rows and {moved.blobs:,} blobs ({human_bytes(moved.bytes)}) "
+        f"{words} {moved.rows:,} rows and {moved.blobs:,} blobs ({byte_text(moved.bytes)}) "
         f"from {printable(moved.source)} to {printable(moved.target)}.",
     )
 
@@ -123,10 +123,10 @@ def status(workspace: Path) -> None:
     if printed_json(found.to_dict()):
         return
     click.echo(
-        f"{printable(found.workspace)}: {found.commits:,} commits, {human_bytes(found.log_bytes)} in the log"
+        f"{printable(found.workspace)}: {found.commits:,} commits, {byte_text(found.log_bytes)} in the log"
     )
     click.echo(
-        f"Blobs: {found.n_blobs:,} ({human_bytes(found.blob_bytes)}) in {printable(found.blobs)}; schema {found.schema}"
+        f"Blobs: {found.n_blobs:,} ({byte_text(found.blob_bytes)}) in {printable(found.blobs)}; schema {found.schema}"
     )
     click.echo(f"Replica on this computer: {printable(found.replica)}")
     snapshot = "none" if found.snapshot is None else f"up to commit {found.snapshot:,}"

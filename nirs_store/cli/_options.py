@@ -1,6 +1,6 @@
 """Options that several commands take, worded once.
 
-A flag such as ``--json`` is no parameter of its command: what prints, asks or opens looks for it by `given`.
+Commands do not get flags such as ``--json`` as parameters: what prints, asks or opens looks for them by `given`.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def read_records(
     chains = fetch_chains(con, **scope, chain_id=chain_id)
     if chain_id is not None and chains:
         scope["pipeline_id"] = chains[0]["pipeline_id"]
-    said = [record_of(row) for row in fetch_records(con, **scope)]
+    recorded = [record_of(row) for row in fetch_records(con, **scope)]
     named = dict.fromkeys(
         artifact_id
         for chain in chains
@@ -50,10 +50,10 @@ def read_records(
             chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"]
         )
     )
-    derived = derive_records(chains, blob_rows(con, list(named)), said)
+    derived = derive_records(chains, blob_rows(con, list(named)), recorded)
     if chain_id is not None:
-        said = [record for record in said if record.blob_id in named]
-    return [*said, *derived]
+        recorded = [record for record in recorded if record.blob_id in named]
+    return [*recorded, *derived]
 
 
 def find_record(engine: Engine, artifact_id: str) -> ArtifactRecord | None:

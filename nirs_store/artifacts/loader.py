@@ -363,8 +363,8 @@ class ArtifactLoader(View):
 
     def _load(self, record: ArtifactRecord) -> Any:
         self._engine.check_open()
-        said = {"content_hash": record.content_hash.removeprefix("sha256:"), "format": record.format}
-        found = self._cache.get(artifacts.content_key(record.blob_id, said))
+        facts = {"content_hash": record.content_hash.removeprefix("sha256:"), "format": record.format}
+        found = self._cache.get(artifacts.content_key(record.blob_id, facts))
         if found is None or not found.is_current:
             found, row = artifacts.load_held(self._engine, record.blob_id)
             self._cache.put(artifacts.content_key(record.blob_id, row), found, record.size_bytes)

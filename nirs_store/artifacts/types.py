@@ -399,10 +399,12 @@ class _Found:
 def derive_records(
     chains: Iterable[Mapping[str, Any]],
     files: Mapping[str, Mapping[str, Any]],
-    said: Iterable[ArtifactRecord] = (),
+    recorded: Iterable[ArtifactRecord] = (),
 ) -> list[ArtifactRecord]:
     """Read the records of what chains name."""
-    covered = {(record.pipeline_id, record.blob_id, record.fold_id): record.artifact_id for record in said}
+    covered = {
+        (record.pipeline_id, record.blob_id, record.fold_id): record.artifact_id for record in recorded
+    }
     taken = {identifier: key[1] for key, identifier in covered.items()}
     made: list[ArtifactRecord] = []
     for chain in chains:
@@ -459,7 +461,7 @@ def _record(
         number += 1
         node = replace(node, substep_index=number)
     kind = _TYPES.get(found.kind, ArtifactType.TRANSFORMER)
-    said = str(file.get("artifact_type") or "")
+    recorded = str(file.get("artifact_type") or "")
     return ArtifactRecord(
         artifact_id=identifier,
         content_hash=f"sha256:{file.get('content_hash') or found.blob_id}",
@@ -471,7 +473,7 @@ def _record(
         step_index=node.step_index,
         substep_index=node.substep_index,
         fold_id=found.fold,
-        artifact_type=str(kind) if kind is not ArtifactType.TRANSFORMER or not said else said,
+        artifact_type=str(kind) if kind is not ArtifactType.TRANSFORMER or not recorded else recorded,
         class_name=str(file.get("operator_class") or node.class_name),
         format=str(file.get("format") or ""),
         size_bytes=int(file.get("size_bytes") or 0),

@@ -316,9 +316,9 @@ def _reason(error: BaseException) -> tuple[bool, str]:
     status = _STATUS.search(text)
     if status is not None:
         number, code = int(status[1]), _CODE.search(text)
-        said = f"it answered {number} {code[1]}" if code else f"it answered {number}"
+        answer = f"it answered {number} {code[1]}" if code else f"it answered {number}"
         meaning = _MEANINGS.get(number)
-        return number >= 500 or number in _AGAIN, f"{meaning} ({said})" if meaning else said
+        return number >= 500 or number in _AGAIN, f"{meaning} ({answer})" if meaning else answer
     if name == "InvalidPathError":
         return (
             False,

@@ -358,13 +358,13 @@ def _runs(body: list[ast.stmt], compiled: types.CodeType, namespace: Mapping[str
             continue
         if isinstance(node, ast.Assign):
             try:
-                said = ast.literal_eval(node.value)
+                stated = ast.literal_eval(node.value)
             except (ValueError, TypeError, SyntaxError):
                 continue
             if (
                 isinstance(value, _SIMPLE)
-                and isinstance(said, _SIMPLE)
-                and _constant(value) != _constant(said)
+                and isinstance(stated, _SIMPLE)
+                and _constant(value) != _constant(stated)
             ):
                 return False
         elif isinstance(node, ast.ClassDef):
@@ -388,10 +388,10 @@ def _module_of(namespace: Mapping[str, Any], value: Any) -> str:
 
 def _same_defaults(node: Any, functions: list[types.FunctionType]) -> bool:
     try:
-        said = tuple(ast.literal_eval(each) for each in node.args.defaults)
+        stated = tuple(ast.literal_eval(each) for each in node.args.defaults)
     except (ValueError, TypeError, SyntaxError):
         return True
-    return any(_constant(said) == _constant(each.__defaults__ or ()) for each in functions)
+    return any(_constant(stated) == _constant(each.__defaults__ or ()) for each in functions)
 
 
 def source_of(value: Any) -> str | None:

@@ -219,8 +219,8 @@ def _scores(scores: Mapping[str, Any], unit: str) -> list[str]:
 def _origin(
     chain: Mapping[str, Any], facts: Mapping[str, Any], environment: Mapping[str, str]
 ) -> list[tuple[str, Any]]:
-    told = facts.get("environment")
-    trained = told if isinstance(told, Mapping) and told else environment
+    recorded = facts.get("environment")
+    trained = recorded if isinstance(recorded, Mapping) and recorded else environment
     splitters = [
         in_words(str(step.get("operator_class") or ""), step.get("params") or {})
         for step in chain["steps"]

@@ -398,8 +398,8 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         names = as_names(sample_ids)
         found = detailed(self._plan, self.chain, self.domain, load, X, wavelengths, reading, names, "ignore")
         grid = getattr(X, "wavelengths", None) if wavelengths is None else wavelengths
-        said = {"instrument": instrument, "matrix": matrix, "wavelengths": grid}
-        found = finish(found, self.correction, self.scope, **said)
+        source = {"instrument": instrument, "matrix": matrix, "wavelengths": grid}
+        found = finish(found, self.correction, self.scope, **source)
         report_outliers(found, on_outlier, f"Chain {self.chain.get('chain_id') or ''}".strip())
         if log and self._recorder is not None:
             self._recorder(

@@ -356,13 +356,13 @@ class Lineage:
         values = None if metadata is None else dict(metadata)
         to_json(values, "metadata")  # refused here if it is not plain data
         engine = self._engine
-        told = {"metadata": metadata, "link_type": kind}
+        arguments = {"metadata": metadata, "link_type": kind}
         if dry_run:
             # Nothing is attempted, so nothing is noted either.
-            check_guard(engine, told)
+            check_guard(engine, arguments)
             engine.query(lambda con: _linkable(con, sources, target))
             return []
-        guarded(engine, "link", told)
+        guarded(engine, "link", arguments)
 
         def work(con: Connection) -> list[str]:
             refs, to = _linkable(con, sources, target)

@@ -220,18 +220,18 @@ class Retention:
         """
         if not retention_is_due(self._engine, moment):
             return None
-        said = moment.replace("_", " ")
+        occasion = moment.replace("_", " ")
         try:
             policy = self.policy
-            plan = self._plan_by_borne_out_time(policy, said)
+            plan = self._plan_by_borne_out_time(policy, occasion)
             result = None if plan is None else self.execute(plan)
             if policy.automatic in EVERY:
                 self._remember_done()
         except StoreBusy as error:
-            _LOG.warning("retention was put off (%s): %s", said, error)
+            _LOG.warning("retention was put off (%s): %s", occasion, error)
             return None
         if result is not None and result.taken:
-            _LOG.warning("retention (%s): %s", said, result)
+            _LOG.warning("retention (%s): %s", occasion, result)
         return result
 
     def _remember_done(self) -> None:

@@ -85,13 +85,13 @@ def by_run(con: Connection, limit: int) -> pl.DataFrame:
             WHERE run_id IS NOT NULL GROUP BY run_id
         ), lines AS (SELECT run_id, count(*) AS n FROM pipelines GROUP BY run_id),
         linked AS (SELECT run_id, count(*) AS n FROM chains JOIN pipelines USING (pipeline_id) GROUP BY run_id),
-        said AS (SELECT run_id, count(*) AS n FROM predictions JOIN pipelines USING (pipeline_id) GROUP BY run_id)
+        counted AS (SELECT run_id, count(*) AS n FROM predictions JOIN pipelines USING (pipeline_id) GROUP BY run_id)
         SELECT r.run_id, r.name, r.status, coalesce(lines.n, 0) AS pipelines, coalesce(linked.n, 0) AS chains,
-            coalesce(said.n, 0) AS predictions, coalesce(held.artifacts, 0) AS artifacts,
+            coalesce(counted.n, 0) AS predictions, coalesce(held.artifacts, 0) AS artifacts,
             coalesce(put.files, 0) AS files,
             (coalesce(held.bytes, 0) + coalesce(put.bytes, 0))::BIGINT AS bytes
         FROM runs r LEFT JOIN held USING (run_id) LEFT JOIN put USING (run_id) LEFT JOIN lines USING (run_id)
-            LEFT JOIN linked USING (run_id) LEFT JOIN said USING (run_id)
+            LEFT JOIN linked USING (run_id) LEFT JOIN counted USING (run_id)
         ORDER BY bytes DESC, r.run_id LIMIT ?
         """,
         [limit],

@@ -143,10 +143,10 @@ def number_like(cell: str) -> bool:
 def split_rows(text: str, delimiter: str | None = None) -> tuple[list[Row], str]:
     """Split text into rows of cells, without blank lines; return the separator as well."""
     first, _, rest = text.partition("\n")
-    told = re.fullmatch(r'"?sep=(.|\\t)"?[;,\t ]*', first.strip(" \ufeff"), re.IGNORECASE)
+    declared = re.fullmatch(r'"?sep=(.|\\t)"?[;,\t ]*', first.strip(" \ufeff"), re.IGNORECASE)
     skipped = 0
-    if told:
-        delimiter, text, skipped = delimiter or told[1].replace("\\t", "\t"), rest, 1
+    if declared:
+        delimiter, text, skipped = delimiter or declared[1].replace("\\t", "\t"), rest, 1
     if delimiter is None:
         delimiter = _find_delimiter(text)
     elif len(delimiter) != 1 or delimiter in '"\n\r':

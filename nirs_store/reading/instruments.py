@@ -67,7 +67,7 @@ def read_asd(data: bytes, to: str | None = None) -> Measured:
     wavelengths = float(first) + float(step) * np.arange(channels)
     check_finite(X[None], wavelengths)
     names = _INSTRUMENTS[model] if model < len(_INSTRUMENTS) else None
-    told = {
+    parameters = {
         "format": f"ASD version {version}",
         "instrument": names or f"model {model}",
         "instrument number": str(number),
@@ -81,7 +81,7 @@ def read_asd(data: bytes, to: str | None = None) -> Measured:
         wavelengths=wavelengths,
         unit="nm",
         signal=signal,
-        instrument={name: value for name, value in told.items() if value},
+        instrument={name: value for name, value in parameters.items() if value},
         notes=notes,
     )
 
@@ -183,7 +183,7 @@ def read_opus(data: bytes, block: str | None = None) -> Measured:
     name = next((each for each in names if block is not None and each.lower() == block.lower()), names[0])
     # The last in the file is what OPUS shows: later blocks are results of manipulating earlier ones.
     last = max(found[name], key=lambda each: each.start)
-    X, wavelengths, unit, told = _spectrum(file, last, states[last.code & _TYPE])
+    X, wavelengths, unit, parameters = _spectrum(file, last, states[last.code & _TYPE])
     check_finite(X[None], wavelengths)
     notes = [f"block {name} of {', '.join(names)}"] if len(names) > 1 else []
     if len(found[name]) > 1:
@@ -198,7 +198,7 @@ def read_opus(data: bytes, block: str | None = None) -> Measured:
                 for key, value in told_there.items()
                 if key in _WORDS and str(value).strip()
             }
-    when = " ".join(filter(None, (str(told.get("dat", "")), str(told.get("tim", "")))))
+    when = " ".join(filter(None, (str(parameters.get("dat", "")), str(parameters.get("tim", "")))))
     label = instrument.pop("sample name", "")
     return Measured(
         X=X[None],
@@ -239,29 +239,29 @@ def _spectrum(
         raise Unreadable(
             f"its block {name} is a series of spectra over time. Extract single spectra in OPUS."
         )
-    told = _matching(file, block, states)
-    missing = [key for key in ("npt", "fxv", "lxv") if not isinstance(told.get(key), int | float)]
+    parameters = _matching(file, block, states)
+    missing = [key for key in ("npt", "fxv", "lxv") if not isinstance(parameters.get(key), int | float)]
     if missing:
         raise Unreadable(f"the status of its block {name} has no {missing[0].upper()}.")
-    y = _values(file, block, told)
+    y = _values(file, block, parameters)
     count = len(y)
-    x = np.linspace(float(told["fxv"]), float(told["lxv"]), count)
-    axis = str(told.get("dxu", "")).strip().upper()
+    x = np.linspace(float(parameters["fxv"]), float(parameters["lxv"]), count)
+    axis = str(parameters.get("dxu", "")).strip().upper()
     if axis == "MI":
-        return y, x * 1000, "nm", told
+        return y, x * 1000, "nm", parameters
     if axis == "LGW":
-        return y, np.exp(x), "cm-1", told
-    return y, x, "cm-1" if axis == "WN" else None, told
+        return y, np.exp(x), "cm-1", parameters
+    return y, x, "cm-1" if axis == "WN" else None, parameters
 
 
-def _values(file: Binary, block: _Block, told: dict[str, Any]) -> np.ndarray:
-    count, factor = int(told["npt"]), told.get("csf", 1.0)
+def _values(file: Binary, block: _Block, parameters: dict[str, Any]) -> np.ndarray:
+    count, factor = int(parameters["npt"]), parameters.get("csf", 1.0)
     if not 2 <= count <= most_values() or 4 * count > block.size or not isinstance(factor, int | float):
         raise Unreadable(
             f"its block {_name(block)} names {count} points, but has room for {block.size // 4}; it is damaged."
         )
     at = block.start + block.size - 4 * count if block.form == _COMPACT else block.start
-    kind = "<i4" if told.get("dpf") == 2 else "<f4"
+    kind = "<i4" if parameters.get("dpf") == 2 else "<f4"
     return file.array(kind, count, at, f"the block {_name(block)}") * float(factor)
 
 
@@ -287,8 +287,8 @@ def _matching(file: Binary, block: _Block, states: list[dict[str, Any]]) -> dict
     return fits[0]
 
 
-def _axis(told: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(told.get(key) for key in ("npt", "fxv", "lxv", "dxu", "csf", "dpf"))
+def _axis(parameters: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(parameters.get(key) for key in ("npt", "fxv", "lxv", "dxu", "csf", "dpf"))
 
 
 def _parameters(file: Binary, block: _Block) -> dict[str, Any]:
@@ -393,7 +393,7 @@ def _read_new(file: Binary, end: str) -> Measured:
         rows.append(file.array(f"{end}{kind}", n, at, what) * _scale(power, width))
         at += width * n
         times.append(float(time))
-    told = {
+    parameters = {
         "format": "Galactic SPC" + ("" if end == "<" else ", big-endian"),
         "measured": _date(date),
         "resolution": file.text(36, 9),
@@ -402,11 +402,11 @@ def _read_new(file: Binary, end: str) -> Measured:
         "method": file.text(264, 48),
     }
     if flags & _LABELS:
-        told["axes"] = ", ".join(filter(None, map(printable, file.data[218:248].split(b"\0"))))
+        parameters["axes"] = ", ".join(filter(None, map(printable, file.data[218:248].split(b"\0"))))
     if log_at:
-        told = _log(file, log_at, end) | told
+        parameters = _log(file, log_at, end) | parameters
     labels = {"z": times} if count > 1 and any(times) else {}
-    return _measured(np.vstack(rows), grid, x_type, y_type, told, labels, [])
+    return _measured(np.vstack(rows), grid, x_type, y_type, parameters, labels, [])
 
 
 def _read_old(file: Binary) -> Measured:
@@ -440,13 +440,13 @@ def _read_old(file: Binary) -> Measured:
         raise Unreadable(f"it was cut off in its header: the file has {len(file)} bytes.")
     year &= 0xFFF
     when = f"{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}" if year else ""
-    told = {
+    parameters = {
         "format": "Galactic SPC, old format",
         "measured": when,
         "resolution": file.text(24, 8),
         "comment": file.text(64, 130),
     }
-    return _measured(np.vstack(rows), np.linspace(first, last, n), x_type, y_type, told, {}, [])
+    return _measured(np.vstack(rows), np.linspace(first, last, n), x_type, y_type, parameters, {}, [])
 
 
 def _scale(power: int, size: int) -> float:
@@ -458,7 +458,7 @@ def _measured(
     grid: np.ndarray,
     x_type: int,
     y_type: int,
-    told: Mapping[str, str],
+    parameters: Mapping[str, str],
     labels: Mapping[str, list[float]],
     notes: list[str],
 ) -> Measured:
@@ -473,7 +473,7 @@ def _measured(
         signal=_SPC_SIGNALS.get(y_type, f"type {y_type}"),
         ids=[str(k + 1) for k in range(len(X))] if len(X) > 1 else None,
         labels=labels,
-        instrument={name: value for name, value in told.items() if value},
+        instrument={name: value for name, value in parameters.items() if value},
         notes=notes,
     )
 

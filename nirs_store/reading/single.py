@@ -146,9 +146,9 @@ def _read_table(
         table = read_text(data, delimiter=options.get("delimiter"), encoding=options.get("encoding"), **given)
         dialect = {"delimiter": table.delimiter, "decimal": table.decimal, "encoding": table.encoding}
     _set_unit(table, wavelength_unit)
-    told = given["decimal"] is not None
+    decimal_given = given["decimal"] is not None
     columns = {
-        name: typed(cells, table.decimal, told, ids=name == id_column or is_id(name))
+        name: typed(cells, table.decimal, decimal_given, ids=name == id_column or is_id(name))
         for name, cells in table.labels.items()
     }
     return _spectra(table, pl.DataFrame(columns), source, table.metadata, dialect)
@@ -169,7 +169,7 @@ def _set_unit(table: TextTable, given: str | None) -> None:
     table.unit, table.unit_from = parsed, "caller"
 
 
-def typed(cells: Sequence[str], decimal: str, told: bool, ids: bool = False) -> pl.Series:
+def typed(cells: Sequence[str], decimal: str, decimal_given: bool, ids: bool = False) -> pl.Series:
     """Turn cells into numbers where all are for sure, and none would lose a leading zero or a part of a name."""
     numbers = [None if is_missing(cell) else parse_number(cell, decimal) for cell in cells]
     words = any(number is None and not is_missing(cell) for number, cell in zip(numbers, cells, strict=True))
@@ -180,7 +180,7 @@ def typed(cells: Sequence[str], decimal: str, told: bool, ids: bool = False) -> 
         for cell in cells
         if not is_missing(cell)
     )
-    if words or lossy or (not told and in_doubt(cells, decimal)):
+    if words or lossy or (not decimal_given and in_doubt(cells, decimal)):
         empty = ("", "na", "n/a", "nan", "#n/a")
         return pl.Series(
             [None if cell.lower() in empty and cell != "Na" else cell for cell in cells], dtype=pl.String

@@ -133,9 +133,9 @@ def read_text(
         words = [name for name in names if name not in table.channels] + [
             c for row in cut.above for c in row.cells
         ]
-        told = {unit for word in words if _AXIS.search(word) and (unit := unit_in(word))}
-        if len(told) == 1:
-            table.unit, table.unit_from = told.pop(), "header"
+        named = {unit for word in words if _AXIS.search(word) and (unit := unit_in(word))}
+        if len(named) == 1:
+            table.unit, table.unit_from = named.pop(), "header"
         else:
             table.unit, table.unit_from = unit_by_range(table.wavelengths), "range"
     return table

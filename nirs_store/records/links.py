@@ -118,12 +118,12 @@ def neighbours(con: Connection, nodes: Iterable[Ref], *, upstream: bool) -> list
     by_kind = _by_kind(nodes)
     near, far = ("target", "source") if upstream else ("source", "target")
     found: list[Link] = []
-    for link_type, source_kind, target_kind, told, source_id, target_id in _FOLLOWING:
+    for link_type, source_kind, target_kind, relation, source_id, target_id in _FOLLOWING:
         ids = by_kind.get(target_kind if upstream else source_kind)
         if ids:
             rows = con.execute(
                 f"SELECT DISTINCT source_id, target_id FROM (SELECT {source_id} AS source_id, {target_id} AS target_id "
-                f"FROM {told}) WHERE {near}_id IN (SELECT unnest(?)) AND {far}_id IS NOT NULL ORDER BY ALL",
+                f"FROM {relation}) WHERE {near}_id IN (SELECT unnest(?)) AND {far}_id IS NOT NULL ORDER BY ALL",
                 [ids],
             ).fetchall()
             found += [Link(Ref(source_kind, str(a)), Ref(target_kind, str(b)), link_type) for a, b in rows]

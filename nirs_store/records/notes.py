@@ -180,8 +180,8 @@ def note(
         return
     if not success:
         guard = current_guard(engine)
-        said = [message or "", object_id or ""]
-        if guard is not None and next(guard.violations(said, "message"), None) is not None:
+        texts = [message or "", object_id or ""]
+        if guard is not None and next(guard.violations(texts, "message"), None) is not None:
             # An error repeats what was given; what the guard refuses must not come in this way.
             message, object_id = "withheld: it holds what the guard refuses", None
         # Both repeat what was given, which may be megabytes.

@@ -241,15 +241,20 @@ def _best_of_groups(
 
 
 def _low_is_good(
-    con: Connection, where: str, params: dict[str, Any], column: str, groups: Sequence[str], said: bool | None
+    con: Connection,
+    where: str,
+    params: dict[str, Any],
+    column: str,
+    groups: Sequence[str],
+    stated: bool | None,
 ) -> bool:
     """Tell whether low scores come first: as it was said, else by the metrics of the rows.
 
     Warns where errors of several targets are ranked together; those of one chain are of one target.
     """
     of_chains = {"chain_id", "pipeline_id"} & set(groups)
-    if not column.endswith("_score") or (said is not None and of_chains):
-        return said is not False
+    if not column.endswith("_score") or (stated is not None and of_chains):
+        return stated is not False
     keys = "".join(f", {group} AS key_{place}" for place, group in enumerate(groups))
     about, chains = (
         "target, target_unit",
@@ -272,13 +277,13 @@ def _low_is_good(
             kinds[target, unit] = None
     names = sorted(set[str]().union(*by_group.values()))
     directions = {_is_high(name) for name in names}
-    if said is None and (len(directions) > 1 or any(len(several) > 1 for several in by_group.values())):
+    if stated is None and (len(directions) > 1 or any(len(several) > 1 for several in by_group.values())):
         raise InvalidInput(
             f"These predictions were scored by {', '.join(map(quoted, names))}, which do not rank together. Name one "
             "with scored_by=, or a data set, or say the direction with ascending=."
         )
     warn_of_targets(list(kinds), "rmse")
-    return True not in directions if said is None else said
+    return True not in directions if stated is None else stated
 
 
 def with_targets(con: Connection, predictions: pl.DataFrame) -> pl.DataFrame:

@@ -176,14 +176,14 @@ def check_log(engine: Engine, *, read_data: bool = False) -> list[str]:
 def who_differs(engine: Engine, number: int, digest: str) -> list[str]:
     """Tell the others what this replica holds at a commit; returns those who hold something else there."""
     log = log_of(engine)
-    told = [log.workspace_id, log.machine, number, digest]
+    mine = [log.workspace_id, log.machine, number, digest]
     asked = [log.workspace_id, number, digest, log.machine]
     sql = (
         "SELECT machine FROM nirs_store.replicas WHERE ws = %s AND digest_n = %s AND digest <> %s AND machine <> %s "
         "ORDER BY machine"
     )
     log.say(number)
-    log.server.run(lambda con: con.execute("SELECT nirs_store.compared(%s, %s, %s, %s)", told))
+    log.server.run(lambda con: con.execute("SELECT nirs_store.compared(%s, %s, %s, %s)", mine))
     return [str(row[0]) for row in log.server.run(lambda con: con.execute(sql, asked).fetchall())]
 
 

@@ -36,24 +36,24 @@ from nirs_store.shared.sessions import SharedClaims
 def open_offline(settings: Settings) -> Engine:
     """Open this computer's replica of a shared workspace, asking neither its server nor its object store."""
     address: Address = settings.shared
-    folder, said = _replica_of(address)
+    folder, mark = _replica_of(address)
     place = Layout(folder)
     if not place.catalog.exists():
         raise NotAWorkspace(
             f"{address}: this computer has no replica of it yet, so the server has to be asked. Nothing was "
             "made. Open it once without fresh=False (--offline)."
         )
-    blobs = _blobs(address.blobs or said.blobs, place)
+    blobs = _blobs(address.blobs or mark.blobs, place)
     layout = Layout(folder, blobs)
     server = Server(address)
-    log = OfflineLog(server, said.workspace_id, layout, LogBodies(blobs), "")
+    log = OfflineLog(server, mark.workspace_id, layout, LogBodies(blobs), "")
     claims = _Claims(log, blobs)
     engine = Engine.open(
         replace(settings, root=folder, create=False, read_only=True), Parts(layout, log, claims)
     )
     claims.engine = engine
     if settings.session_id is None:
-        position = engine.query(lambda con: read_position(con, said.workspace_id, layout))
+        position = engine.query(lambda con: read_position(con, mark.workspace_id, layout))
         when = replica_as_of(layout)
         warnings.warn(
             f"{address} is open without its server (fresh=False): answers come from this computer's replica, which "
@@ -78,15 +78,15 @@ def _replica_of(address: Address) -> tuple[Path, Mark]:
     """Find the replica by what its folder says; only the server knows the id of a workspace by its name."""
     there: dict[Path, Mark] = {}
     if address.replica is not None:
-        if (said := read_mark(Layout(address.replica))) is not None:
-            there[address.replica] = said
+        if (mark := read_mark(Layout(address.replica))) is not None:
+            there[address.replica] = mark
     else:
         base, wanted = replicas_folder(), _without_user(str(address))
         for path in sorted(base.iterdir()) if base.is_dir() else ():
             with contextlib.suppress(ReplicaRefused):  # it may be the replica of any workspace
-                said = read_mark(Layout(path))
-                if said is not None and _without_user(said.address) == wanted:
-                    there[path] = said
+                mark = read_mark(Layout(path))
+                if mark is not None and _without_user(mark.address) == wanted:
+                    there[path] = mark
     if len(there) > 1:
         raise InvalidInput(
             f"{address}: this computer has several replicas under that address: {', '.join(map(str, there))}. Nothing "

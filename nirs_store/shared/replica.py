@@ -68,13 +68,13 @@ def read_position(con: duckdb.DuckDBPyConnection, workspace_id: str, layout: Lay
     rows = execute(
         con, "SELECT key, value FROM nirs_store_meta WHERE key IN ('workspace_id', 'position')"
     ).fetchall()
-    said = {str(key): str(value) for key, value in rows}
-    if said.get("workspace_id") != workspace_id:
+    meta = {str(key): str(value) for key, value in rows}
+    if meta.get("workspace_id") != workspace_id:
         raise ReplicaRefused(
-            f"{layout.root} is a replica of another workspace ({said.get('workspace_id')}, not {workspace_id}). "
+            f"{layout.root} is a replica of another workspace ({meta.get('workspace_id')}, not {workspace_id}). "
             "Nothing was changed. Name another folder for this replica, or move that one away."
         )
-    number, _, txid = said.get(POSITION, "").partition(" ")
+    number, _, txid = meta.get(POSITION, "").partition(" ")
     if not number.isdigit():
         raise ReplicaRefused(
             f"{layout.root} does not say which commits it holds. Nothing was changed. `nirs-store repair` builds it "
@@ -102,25 +102,25 @@ def prepare(layout: Layout, workspace_id: str, address: str, blobs: str) -> None
     folder = layout.root
     if folder.is_dir():
         _refuse_of_others(folder)
-    said = read_mark(layout)
-    if said is None and is_filled(layout) and (said := read_mark(layout)) is None:
+    mark = read_mark(layout)
+    if mark is None and is_filled(layout) and (mark := read_mark(layout)) is None:
         raise ReplicaRefused(
             f"{folder} is not empty and is not a replica. Nothing was changed. Name another folder for the replica."
         )
-    if said is None:
+    if mark is None:
         ensure_dir(folder.parent)
         ensure_dir(folder)
         _refuse_of_others(folder)
-    elif said.workspace_id != workspace_id:
+    elif mark.workspace_id != workspace_id:
         raise ReplicaRefused(
             f"{folder} is a replica of another workspace. Nothing was changed. Name another folder for this one."
         )
     # Only now: the rights of a folder that is not a replica are not this library's to change.
     _shut(folder)
     wanted = Mark(workspace_id, address, blobs)
-    if said != wanted:
+    if mark != wanted:
         # The time of the file says when the replica was compared with the server; a new one was not yet.
-        moment = 0.0 if said is None else layout.replica.stat().st_mtime
+        moment = 0.0 if mark is None else layout.replica.stat().st_mtime
         write_mark(layout, wanted)
         os.utime(layout.replica, (moment, moment))
 

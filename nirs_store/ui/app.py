@@ -262,8 +262,8 @@ class _Answers:
                     if found.table is None:
                         raise InvalidInput("format: this screen has no table to download.")
                     return _sent(*found.table.download(form_wanted), f"{found.table.name}.{form_wanted}")
-                told = [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
-                html = document(request, found, self.screens, told, self.guard.form_token)
+                messages = [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
+                html = document(request, found, self.screens, messages, self.guard.form_token)
                 return self._keep(key, (html.encode(), found.status, "text/html"))
             except NirsStoreError as error:
                 return self._failed(error, form_wanted, files)
@@ -345,10 +345,14 @@ def render(template: str, **values: Any) -> str:
 
 
 def document(
-    request: Request, view: View, screens: Sequence[Screen], told: Sequence[str] = (), form_token: str = ""
+    request: Request,
+    view: View,
+    screens: Sequence[Screen],
+    messages: Sequence[str] = (),
+    form_token: str = "",
 ) -> str:
     """Return a view as a whole document."""
-    more = {"navigation": [screen for screen in screens if screen.label], "told": dict.fromkeys(told)}
+    more = {"navigation": [screen for screen in screens if screen.label], "messages": dict.fromkeys(messages)}
     return render("base.html", view=view, request=request, form_token=form_token, **more, **view.values)
 
 

@@ -72,8 +72,8 @@ def show(store: WorkspaceStore, evaluation: str) -> None:
     if printed_json(found):
         return
     environment = {k: v for k, v in (found["environment"] or {}).items() if k != "packages"}
-    told = {**found, "environment": environment, "created_at": moment(found["created_at"])}
-    print_fields({name: _text(value) for name, value in told.items()})
+    shown = {**found, "environment": environment, "created_at": moment(found["created_at"])}
+    print_fields({name: _text(value) for name, value in shown.items()})
 
 
 @evaluations.command("leaderboard")
@@ -215,10 +215,10 @@ def crown(
     found = store.evaluations.plan_champion(identifier, metric=metric, rank=rank)
     if not dry_run:
         store.evaluations.set_champion(identifier, metric=metric, rank=rank, note=note)
-    told = {"suite": found["suite"], "model_id": found["model_id"], "evaluation_id": identifier}
+    facts = {"suite": found["suite"], "model_id": found["model_id"], "evaluation_id": identifier}
     holds = "would hold" if dry_run else "holds"
     words = f"{found['model_id']} {holds} rank {rank} of {found['suite']}."
-    answer({**told, "rank": rank, "dry_run": dry_run}, words)
+    answer({**facts, "rank": rank, "dry_run": dry_run}, words)
 
 
 @evaluations.command("summary")

@@ -80,7 +80,7 @@ def _monitored(store: WorkspaceStore, name: str) -> list[Monitoring]:
     try:
         return [store.calibrations.monitor(name)]
     except InvalidInput:
-        targets = _said(store, name, "target")
+        targets = _values_of(store, name, "target")
         return [store.calibrations.monitor(name, target=each) for each in targets] if len(targets) > 1 else []
 
 
@@ -112,9 +112,9 @@ def listing(request: Request) -> View:
     used = _in_use(store)
     known = store.calibrations.list().join(used, on="name", how="left", maintain_order="left")
     standing = _standing(store, used)
-    said = [standing.get(name, ("", "")) for name in known["name"].to_list()]
+    states = [standing.get(name, ("", "")) for name in known["name"].to_list()]
     frame = known.drop("compared").hstack(
-        pl.DataFrame(said, schema={"state": pl.String, "verdict": pl.String}, orient="row")
+        pl.DataFrame(states, schema={"state": pl.String, "verdict": pl.String}, orient="row")
     )
     empty = "No calibration was registered yet: nirs-store register NAME CHAIN"
     return list_of(request, "Calibrations", frame, _LISTED, empty=empty, name="calibrations")
@@ -157,8 +157,8 @@ def one(request: Request) -> View:
         "parts_of": [] if report is None else _parts(request, report),
         "corrected": current_correction(store, name, number),
         "open": _without_reference(store, name),
-        "instruments": _said(store, name, "instrument"),
-        "targets": _said(store, name, "target"),
+        "instruments": _values_of(store, name, "instrument"),
+        "targets": _values_of(store, name, "target"),
         "chosen": {key: request.text(key) for key in _CHOSEN},
         "scope": version.scope,
         "unit": report.unit if report is not None else None,
@@ -313,7 +313,7 @@ def _log(request: Request, name: str, frame: pl.DataFrame) -> Table:
     return table_of(request, frame, columns, size=25, empty=empty, name=f"log_{name}", cut=cut)
 
 
-def _said(store: WorkspaceStore, name: str, column: str) -> list[str]:
+def _values_of(store: WorkspaceStore, name: str, column: str) -> list[str]:
     """Return the instruments, or the targets, that the log of a calibration names."""
     found = store.sql("SELECT DISTINCT instrument, target FROM measurements WHERE calibration = ?", [name])
     return sorted(found[column].drop_nulls().unique().to_list())[:200]

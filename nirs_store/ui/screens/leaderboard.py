@@ -144,11 +144,11 @@ def show(request: Request) -> View:
     size, page = request.number("size", PAGE, 1, 500), request.number("page", 1, 1, 10_000_000)
     listed = partial(store.list_chains, sort or "score", descending=down if sort else None, text=words or None,
                      **filters)  # fmt: skip
-    told: dict[str, Any] = {}
+    counts: dict[str, Any] = {}
     if code:
         best = _reviewed(store, listed(limit=_REVIEWED))
         matching = int(best["total"][0]) if best.height else 0
-        told = {"reviewed": best["review"].count(), "looked_at": best.height, "matching": matching}
+        counts = {"reviewed": best["review"].count(), "looked_at": best.height, "matching": matching}
         found = best.filter(pl.col("review").list.contains(code)).with_columns(total=pl.len().cast(pl.Int64))
         page = min(page, max(1, -(-found.height // size)))
         frame = found.slice((page - 1) * size, size)
@@ -186,12 +186,12 @@ def show(request: Request) -> View:
         "runs": dict(store.list_runs(limit=_RUNS).select("run_id", "name").iter_rows()),
         "code": code,
         "codes": {each.code: f"{each.code} {each.title}" for each in CODES.values()},
-        "review": told,
+        "review": counts,
         "ordered": bool(sort),
         "run": store.get_run(filters["run_id"]) if filters["run_id"] else None,
         "mixed": is_score and frame.select("target", "target_unit", "metric").n_unique() > 1,
     }  # fmt: skip
-    return View("leaderboard.html", "Leaderboard", values, data=table.data() | told, table=table)
+    return View("leaderboard.html", "Leaderboard", values, data=table.data() | counts, table=table)
 
 
 SCREENS = (Screen("/chains", show, "Leaderboard", keeps=True),)

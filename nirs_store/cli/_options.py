@@ -5,7 +5,6 @@ Commands do not get flags such as ``--json`` as parameters: what prints, asks or
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -119,30 +118,6 @@ def workspace_option(function: Function) -> Function:
         callback=_named_before,
         help="Folder of the workspace, or address of a shared one.",
     )(function)
-
-
-def store_option(function: Function) -> Function:
-    """Add ``--workspace/-w`` and ``--offline``, open that workspace, and call the command with the store first."""
-
-    @functools.wraps(function)
-    def command(*, workspace: Path, **options: Any) -> Any:
-        from nirs_store.cli._workspace import open_store
-
-        with open_store(workspace) as store:
-            return function(store, **options)
-
-    wrapped: Any = workspace_option(offline_option(command))
-    return wrapped  # type: ignore[no-any-return]
-
-
-def json_store_option(function: Function) -> Function:
-    """Add ``--json`` to the options of `store_option`."""
-    return json_option(store_option(function))
-
-
-def plan_options(function: Function) -> Function:
-    """Add ``--dry-run`` and ``--yes`` too, for a command that prints what it would destroy and asks."""
-    return dry_run_option(yes_option(json_store_option(function)))
 
 
 WORKSPACE = "nirs_store.workspace"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nirs_store.addresses import is_shared
-from nirs_store.cli._options import given
+from nirs_store.cli._options import (
+    Function,
+    dry_run_option,
+    given,
+    json_option,
+    offline_option,
+    workspace_option,
+    yes_option,
+)
 from nirs_store.errors import InvalidInput, UnknownId, did_you_mean, quoted
 from nirs_store.lazy import later
 from nirs_store.lazy import polars as pl
@@ -181,3 +190,28 @@ def thing(store: WorkspaceStore, text: str) -> tuple[str, str] | str:
     except UnknownId:
         return text  # a file, an evaluation, a bundle: the store knows
     return found.kind, found.identifier
+
+
+# -- Commands that are called with an open store.
+
+
+def store_option(function: Function) -> Function:
+    """Add ``--workspace/-w`` and ``--offline``, open that workspace, and call the command with the store first."""
+
+    @functools.wraps(function)
+    def command(*, workspace: Path, **options: Any) -> Any:
+        with open_store(workspace) as store:
+            return function(store, **options)
+
+    wrapped: Any = workspace_option(offline_option(command))
+    return wrapped  # type: ignore[no-any-return]
+
+
+def json_store_option(function: Function) -> Function:
+    """Add ``--json`` to the options of `store_option`."""
+    return json_option(store_option(function))
+
+
+def plan_options(function: Function) -> Function:
+    """Add ``--dry-run`` and ``--yes`` too, for a command that prints what it would destroy and asks."""
+    return dry_run_option(yes_option(json_store_option(function)))

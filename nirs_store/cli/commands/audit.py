@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Group
-from nirs_store.cli._options import FILE, dry_run_option, json_store_option, store_option
+from nirs_store.cli._options import FILE, dry_run_option
 from nirs_store.cli._output import answer, moment, print_rows, printed_json, short_id
-from nirs_store.cli._workspace import the_end_of_one
+from nirs_store.cli._workspace import json_store_option, store_option, the_end_of_one
 from nirs_store.cli._workspace import thing as find_thing
 from nirs_store.errors import UnknownId
 from nirs_store.ids import is_id

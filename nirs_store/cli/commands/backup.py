@@ -20,10 +20,8 @@ from nirs_store.cli._options import (
     dry_run_option,
     given,
     json_option,
-    json_store_option,
     offline_option,
     overwrite_option,
-    plan_options,
     workspace_option,
 )
 from nirs_store.cli._output import (
@@ -35,7 +33,7 @@ from nirs_store.cli._output import (
     printed_json,
     progress,
 )
-from nirs_store.cli._workspace import find, open_store
+from nirs_store.cli._workspace import find, json_store_option, open_store, plan_options
 from nirs_store.display import byte_text
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command
-from nirs_store.cli._options import FILE, Choice, json_store_option
+from nirs_store.cli._options import FILE, Choice
 from nirs_store.cli._output import (
     numbers,
     print_columns,
@@ -20,7 +20,7 @@ from nirs_store.cli._output import (
     short_id,
 )
 from nirs_store.cli._spectra import read_file, reading_options, stored_name
-from nirs_store.cli._workspace import exports_of, find, named_chain
+from nirs_store.cli._workspace import exports_of, find, json_store_option, named_chain
 from nirs_store.display import with_unit
 
 if TYPE_CHECKING:

@@ -10,17 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Group
-from nirs_store.cli._options import (
-    FILE,
-    FOR_GOOD,
-    Choice,
-    confirm,
-    given,
-    json_store_option,
-    now_option,
-    plan_options,
-    store_option,
-)
+from nirs_store.cli._options import FILE, FOR_GOOD, Choice, confirm, given, now_option
 from nirs_store.cli._output import (
     answer,
     cell_text,
@@ -33,7 +23,7 @@ from nirs_store.cli._output import (
     printed_json,
     short_id,
 )
-from nirs_store.cli._workspace import exports_of, find
+from nirs_store.cli._workspace import exports_of, find, json_store_option, plan_options, store_option
 from nirs_store.cli.commands import service
 from nirs_store.display import counted, printable
 

@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Group
-from nirs_store.cli._options import (
-    FILE,
-    FOR_GOOD,
-    confirm,
-    given,
-    json_store_option,
-    overwrite_option,
-    store_option,
-    yes_option,
-)
+from nirs_store.cli._options import FILE, FOR_GOOD, confirm, given, overwrite_option, yes_option
 from nirs_store.cli._output import (
     answer,
     moment,
@@ -28,6 +19,7 @@ from nirs_store.cli._output import (
     short_id,
 )
 from nirs_store.cli._spectra import read_file, reading_options
+from nirs_store.cli._workspace import json_store_option, store_option
 from nirs_store.display import byte_text
 from nirs_store.errors import quoted
 

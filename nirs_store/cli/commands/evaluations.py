@@ -10,18 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Group
-from nirs_store.cli._options import (
-    FILE,
-    FOR_GOOD,
-    confirm,
-    dry_run_option,
-    given,
-    json_store_option,
-    now_option,
-    plan_options,
-)
+from nirs_store.cli._options import FILE, FOR_GOOD, confirm, dry_run_option, given, now_option
 from nirs_store.cli._output import answer, moment, print_fields, print_table, printed_json, short_id
-from nirs_store.cli._workspace import the_end_of_one
+from nirs_store.cli._workspace import json_store_option, plan_options, the_end_of_one
 from nirs_store.ids import is_id
 
 if TYPE_CHECKING:

@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Group
-from nirs_store.cli._options import (
-    FILE,
-    FOR_GOOD,
-    confirm,
-    given,
-    json_store_option,
-    plan_options,
-    store_option,
-)
+from nirs_store.cli._options import FILE, FOR_GOOD, confirm, given
 from nirs_store.cli._output import (
     answer,
     moment,
@@ -27,6 +19,7 @@ from nirs_store.cli._output import (
     print_rows,
     printed_json,
 )
+from nirs_store.cli._workspace import json_store_option, plan_options, store_option
 from nirs_store.display import byte_text
 from nirs_store.errors import InvalidInput
 

@@ -15,9 +15,6 @@ from nirs_store.cli._options import (
     dry_run_option,
     given,
     json_option,
-    json_store_option,
-    plan_options,
-    store_option,
     workspace_option,
     yes_option,
 )
@@ -30,7 +27,7 @@ from nirs_store.cli._output import (
     progress,
     short_id,
 )
-from nirs_store.cli._workspace import find, shared_settings
+from nirs_store.cli._workspace import find, json_store_option, plan_options, shared_settings, store_option
 from nirs_store.cli._workspace import thing as find_thing
 from nirs_store.display import byte_text, printable
 

@@ -18,8 +18,6 @@ from nirs_store.cli._options import (
     dry_run_option,
     given,
     json_option,
-    json_store_option,
-    store_option,
     trust_options,
     workspace_option,
     yes_option,
@@ -33,7 +31,16 @@ from nirs_store.cli._output import (
     printed_json,
 )
 from nirs_store.cli._spectra import read_file
-from nirs_store.cli._workspace import Found, exports_of, find, named_chain, open_store, whole_id
+from nirs_store.cli._workspace import (
+    Found,
+    exports_of,
+    find,
+    json_store_option,
+    named_chain,
+    open_store,
+    store_option,
+    whole_id,
+)
 from nirs_store.display import byte_text
 from nirs_store.errors import UnknownFormat
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command
-from nirs_store.cli._options import FILE, store_option
+from nirs_store.cli._options import FILE
 from nirs_store.cli._output import joined_lists, write_made
 from nirs_store.cli._spectra import read_file, reading_options
-from nirs_store.cli._workspace import Found, exports_of, find, ranked
+from nirs_store.cli._workspace import Found, exports_of, find, ranked, store_option
 from nirs_store.errors import InvalidInput, UnknownFormat, UnknownId, did_you_mean
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command
-from nirs_store.cli._options import Choice, json_store_option
+from nirs_store.cli._options import Choice
 from nirs_store.cli._output import (
     cell_text,
     numbers,
@@ -25,7 +25,7 @@ from nirs_store.cli._output import (
     refuse_json_with_csv,
     short_id,
 )
-from nirs_store.cli._workspace import Found, find, ranked, say_unknown, whole_id
+from nirs_store.cli._workspace import Found, find, json_store_option, ranked, say_unknown, whole_id
 from nirs_store.display import byte_text, printable, with_unit
 
 if TYPE_CHECKING:

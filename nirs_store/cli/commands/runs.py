@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command
-from nirs_store.cli._options import Choice, json_store_option, store_option
+from nirs_store.cli._options import Choice
 from nirs_store.cli._output import (
     fitting,
     moment,
@@ -20,7 +20,7 @@ from nirs_store.cli._output import (
     printed_json,
     short_id,
 )
-from nirs_store.cli._workspace import ask, find, say_unknown
+from nirs_store.cli._workspace import ask, find, json_store_option, say_unknown, store_option
 from nirs_store.display import byte_text, with_unit
 
 if TYPE_CHECKING:

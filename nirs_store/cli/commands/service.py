@@ -8,17 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command, Group
-from nirs_store.cli._options import (
-    FILE,
-    Choice,
-    confirm,
-    dry_run_option,
-    json_store_option,
-    store_option,
-    yes_option,
-)
+from nirs_store.cli._options import FILE, Choice, confirm, dry_run_option, yes_option
 from nirs_store.cli._output import answer, cell_text, print_table, printed_json
 from nirs_store.cli._spectra import read_file
+from nirs_store.cli._workspace import json_store_option, store_option
 from nirs_store.display import counted
 from nirs_store.errors import OutlierFound
 from nirs_store.lazy import polars as pl

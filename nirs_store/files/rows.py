@@ -192,14 +192,18 @@ def condition(
     return " AND ".join(parts) or "TRUE", params
 
 
+def list_sql(where: str) -> str:
+    """Return the query of a list."""
+    return f"SELECT {_LISTED} FROM file_versions WHERE {where} ORDER BY name, test_name NULLS FIRST, version"
+
+
 def list_files(con: Connection, where: Where, limit: int | None, offset: int) -> pl.DataFrame:
     """Return the versions that fit, by name; `tags` and `metadata` are JSON texts."""
     text, params = where
     page: dict[str, Any] = {}
     if limit is not None or offset:
         page = {"limit": limit if limit is not None else 1 << 62, "offset": offset}
-    order = "name, test_name NULLS FIRST, version" + (" LIMIT $limit OFFSET $offset" if page else "")
-    return frame(con, f"SELECT {_LISTED} FROM file_versions WHERE {text} ORDER BY {order}", params | page)
+    return frame(con, list_sql(text) + (" LIMIT $limit OFFSET $offset" if page else ""), params | page)
 
 
 def versions(con: Connection, where: Where) -> list[Row]:

@@ -330,8 +330,8 @@ class Datasets:
             head = self._engine.query(lambda con: table.latest(con, name))
             old = None if head is None else readable(self._reader, head)
             if head is not None and old is not None:
-                told = with_grid(self._reader, head, old.header)
-                refuse_other_grid(*told, samples.header, "The selection", "Give another name.")
+                grids = with_grid(self._reader, head, old.header)
+                refuse_other_grid(*grids, samples.header, "The selection", "Give another name.")
             how = {"of": f"{row['name']}@v{row['version']}", "invert": invert}
             how |= {"where": where} if where is not None else {"by": "ids" if ids is not None else "rows"}
             values = {"name": name, "kind": "selection", "parent_id": row["dataset_version_id"]}

@@ -220,9 +220,9 @@ def chains_frame(
 def warn_of_arrays(count: int) -> None:
     """Say that nothing is known of chains that were not recorded from a stored data set."""
     if count:
-        told = counted(count, "chain was", "chains were")
+        counts = counted(count, "chain was", "chains were")
         warnings.warn(
-            f"{told} recorded from arrays: whether they have seen the sample is not known. Record with "
+            f"{counts} recorded from arrays: whether they have seen the sample is not known. Record with "
             "dataset='corn@v2' to keep both together.",
             RecordingWarning,
             stacklevel=3,

@@ -238,11 +238,11 @@ def _joined(paths: Sequence[Path], options: Mapping[str, Any], place: Path, left
         raise InvalidInput(f"The labels of the files do not fit together: {error}") from error
     same: dict[str, str] = {}
     for key in dict.fromkeys(key for part in parts for key in part.instrument):
-        told = [part.instrument.get(key) for part in parts]
-        if told[0] is not None and set(told) == {told[0]}:
-            same[key] = told[0]
+        of_parts = [part.instrument.get(key) for part in parts]
+        if of_parts[0] is not None and set(of_parts) == {of_parts[0]}:
+            same[key] = of_parts[0]
         elif key not in references.columns:
-            cells = [value for value, part in zip(told, parts, strict=True) for _ in range(len(part))]
+            cells = [value for value, part in zip(of_parts, parts, strict=True) for _ in range(len(part))]
             references = references.with_columns(pl.Series(key, cells, dtype=pl.String))
     sources = tuple(source for part in parts for source in part.sources)
     total = hashlib.sha256("".join(source.sha256 for source in sources).encode()).hexdigest()

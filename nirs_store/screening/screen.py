@@ -608,9 +608,9 @@ def _record(
         }
         own |= {"model": group.model, "components": n, "se": _standard_error(plan, results), "kept": False}
         described = preprocessing_text((*parts.transformers, parts.model))
-        told = facts | {"preprocessing_chain": described, "screening": own}
+        recorded = facts | {"preprocessing_chain": described, "screening": own}
         layout = Layout(
-            pipeline_id, plan.dataset_name, parts, plan.splitter, None, plan.data, plan.task, plan.metric, told,
+            pipeline_id, plan.dataset_name, parts, plan.splitter, None, plan.data, plan.task, plan.metric, recorded,
             plan.repeats,
         )  # fmt: skip
         value = save_everything(store, layout, results, logs=False).value

@@ -68,11 +68,11 @@ def targets_of(chain: Mapping[str, Any]) -> list[str | None]:
 
 def names_in_predictions(chain: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
     """List what a detailed prediction calls the targets: by number where there are several without names."""
-    named, told = (chain.get("metadata") or {}).get("target_names") or [], targets_of(chain)
-    width = max(len(named), len(told), len(figures.get("targets") or ()))
+    named, targets = (chain.get("metadata") or {}).get("target_names") or [], targets_of(chain)
+    width = max(len(named), len(targets), len(figures.get("targets") or ()))
     if width > 1 and len(named) != width:
         return [str(place) for place in range(width)]
-    return [name for name in told if name]
+    return [name for name in targets if name]
 
 
 def figures_of(con: Connection, chain: Mapping[str, Any]) -> dict[str, Any]:
@@ -317,8 +317,8 @@ def register(
         raise InvalidInput(
             f"metadata: the key {reserved!r} is kept by the store itself. Nothing was registered."
         )
-    said = {"name": known, "scope": row["scope"], "note": note_text, "author": author, "metadata": facts}
-    check_guard(engine, said)
+    texts = {"name": known, "scope": row["scope"], "note": note_text, "author": author, "metadata": facts}
+    check_guard(engine, texts)
 
     def look(con: Connection) -> tuple[dict[str, Any], Any]:
         chain = _chain(con, row["chain_id"])
@@ -420,9 +420,9 @@ def list_versions(con: Connection, name: str) -> pl.DataFrame:
 def _with_aliases(
     found: pl.DataFrame, place: int, by: str, pointing: Sequence[tuple[Any, str]]
 ) -> pl.DataFrame:
-    """Add the column of aliases, each told with the name or the number of the row that it belongs to."""
-    told = [", ".join(words for key, words in pointing if key == each) for each in found[by]]
-    return found.insert_column(place, pl.Series("aliases", told, dtype=pl.String))
+    """Add the column of aliases; `pointing` pairs the value of `by` in a row with an alias."""
+    aliases = [", ".join(alias for key, alias in pointing if key == each) for each in found[by]]
+    return found.insert_column(place, pl.Series("aliases", aliases, dtype=pl.String))
 
 
 # -- Aliases.

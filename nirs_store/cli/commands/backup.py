@@ -265,12 +265,12 @@ def _backup(source: Path, folder: Path | None, backup_id: str | None, dry_run: b
     if folder is None:
         raise click.UsageError("Name the empty FOLDER that the backup is to be brought back into.")
     with progress("Verifying" if dry_run else "Restoring") as show:
-        told = restore_backup(source, folder, backup_id, dry_run=dry_run, progress=show).to_dict()
+        restored = restore_backup(source, folder, backup_id, dry_run=dry_run, progress=show).to_dict()
     words = "It is whole; nothing was restored (dry run)." if dry_run else f"Restored to {folder}."
-    size = byte_text(int(str(told["bytes"])))
+    size = byte_text(int(str(restored["bytes"])))
     answer(
-        {**told, "folder": str(folder), "dry_run": dry_run},
-        f"Backup {told['backup_id']}: {told['files']} files, {size}.\n{words}",
+        {**restored, "folder": str(folder), "dry_run": dry_run},
+        f"Backup {restored['backup_id']}: {restored['files']} files, {size}.\n{words}",
     )
 
 

@@ -226,8 +226,8 @@ def summary(
     page = store.evaluations.summary(suite, metric, **options)
     if output is not None:
         page.save(output)
-    told = {"suite": page.suite, "metric": page.metric, "recommendations": list(page.recommendations)}
-    if printed_json({**told, "markdown": page.to_markdown(), "file": output}):
+    shown = {"suite": page.suite, "metric": page.metric, "recommendations": list(page.recommendations)}
+    if printed_json({**shown, "markdown": page.to_markdown(), "file": output}):
         return
     click.echo(str(output) if output is not None else page.to_markdown(), nl=output is not None)
 

@@ -359,8 +359,8 @@ def _show_artifact(store: WorkspaceStore, row: dict[str, Any]) -> None:
 
 def _environment(versions: dict[str, Any] | None) -> str:
     """Put versions on short lines; there are none of a run that an older nirs_store recorded."""
-    told = {name: value for name, value in (versions or {}).items() if name != "packages"}
-    words = ", ".join(f"{name} {_short(value)}" for name, value in told.items())
+    packages = {name: value for name, value in (versions or {}).items() if name != "packages"}
+    words = ", ".join(f"{name} {_short(value)}" for name, value in packages.items())
     return "\n".join(textwrap.wrap(words, _ENVIRONMENT_WIDTH))
 
 

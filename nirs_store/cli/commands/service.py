@@ -184,8 +184,8 @@ def _print_monitoring(found: Monitoring) -> None:
     if chart.height:
         click.echo()
         version = ["version"] if found.version is None else []
-        told = ["measured_at", "sample_id", *version, "difference", "ewma", "signals"]
-        _print(chart.select(told).tail(20))
+        shown = ["measured_at", "sample_id", *version, "difference", "ewma", "signals"]
+        _print(chart.select(shown).tail(20))
 
 
 @click.command("correct", cls=Command)

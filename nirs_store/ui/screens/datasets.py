@@ -224,8 +224,8 @@ def _histograms(store: WorkspaceStore, version: Any, samples: pl.DataFrame) -> l
     numbers = [name for name in known if samples[name].dtype.is_numeric()][:_HISTOGRAMS]
     # The units come with the targets of a single row.
     some = numbers and samples.height
-    told = store.datasets.get(version, rows=[0], target=numbers).target_unit if some else None
-    units: Sequence[str] = told if isinstance(told, tuple) else [""] * len(numbers)
+    target_units = store.datasets.get(version, rows=[0], target=numbers).target_unit if some else None
+    units: Sequence[str] = target_units if isinstance(target_units, tuple) else [""] * len(numbers)
     figures = []
     for name, unit in zip(numbers, units, strict=True):
         values = samples[name].cast(pl.Float64).to_numpy()

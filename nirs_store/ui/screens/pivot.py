@@ -94,18 +94,18 @@ def _behind(
     kept = {key: value for key, value in filters.items() if value}
     kinds = [kind for kind in kinds if all(kind[key] == value for key, value in kept.items())]
     wanted = set(frame[rows].fill_null("").to_list())
-    for told in ((), ("target",), ("dataset_name",), ("target", "dataset_name")):
+    for split in ((), ("target",), ("dataset_name",), ("target", "dataset_name")):
         found: dict[tuple[str, str], dict[str, str]] = {}
         for kind in kinds:
             about = (kind["target"] or "no target") + (
                 f" ({kind['target_unit']})" if kind["target_unit"] else ""
             )
             names = {"target": about, "dataset_name": kind["dataset_name"]}
-            shown = kind | {key: names[key] for key in told if key in (rows, columns)}
-            added = [names[key] for key in told if key not in (rows, columns)]
+            shown = kind | {key: names[key] for key in split if key in (rows, columns)}
+            added = [names[key] for key in split if key not in (rows, columns)]
             row = " · ".join([shown[rows] or "raw", *added]) if added else shown[rows]
-            asked = {key: _short(kind[key], key) for key in dict.fromkeys((rows, columns, *told))}
-            if "target" in told:
+            asked = {key: _short(kind[key], key) for key in dict.fromkeys((rows, columns, *split))}
+            if "target" in split:
                 asked["target_unit"] = kind["target_unit"]
             found[row, shown[columns]] = kept | {key: value or NONE for key, value in asked.items()}
         if wanted <= {row for row, _ in found}:

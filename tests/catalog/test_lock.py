@@ -169,7 +169,7 @@ def test_a_lock_file_that_cannot_be_made_is_a_typed_error(tmp_path: Path) -> Non
         catalog_lock(Layout(tmp_path / "gone")).acquire(exclusive=True, timeout=0)
 
 
-# -- Locks that the operating system frees with the file, whoever held them.
+# -- Locks that the operating system frees when their process ends.
 
 
 @pytest.fixture

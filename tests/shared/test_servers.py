@@ -8,7 +8,6 @@ import signal
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -255,10 +254,8 @@ def test_a_server_without_a_free_connection_is_waited_for_and_then_named(
         pgschema.grant(con, "crowd", "admin")
     with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
         # A connection that was closed counts until its process has ended.
-        while admin.execute(
-            "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'", [name]
-        ).fetchone():
-            time.sleep(0.01)
+        here = "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'"
+        until(lambda: admin.execute(here, [name]).fetchone() is None)
     place = database.replace("lab@", "crowd@")
     folder = one._engine.layout.root.parent
     with WorkspaceStore(
